@@ -1,0 +1,173 @@
+"""The error tree. Every error says what happened, the facts, and the remedy; its kind says who acts next.
+
+SyncError
+  Unavailable   RETRY    the same input again, later      ServerGone, Contended, Moved
+  Unappliable   PARK     this event, and its key behind   DecodeFailed, MappingFailed, WriteRefused, UniqueTaken
+  Refused       REFUSED  the operator decides; exit 1     SourceNotReady, TopicMissing, NotSetUp, NotComplete
+  Misused       USAGE    configuration; exit 2            SettingsInvalid, MappingInvalid
+  Broken        FATAL    stop before doing harm; exit 1   SlotLost, SourceReplaced, SchemaChanged
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Kind(StrEnum):
+    """Who acts on an error next. Callers branch on this, never on a message."""
+
+    RETRY = "retry"
+    PARK = "park"
+    REFUSED = "refused"
+    USAGE = "usage"
+    FATAL = "fatal"
+
+
+class SyncError(Exception):
+    """Root of every error raised here.
+
+    what: one sentence, no secret in it. remedy: what the operator does next. facts: names and numbers, shown
+    as they are and put into `--json` output.
+    """
+
+    kind: ClassVar[Kind] = Kind.FATAL
+
+    def __init__(self, what: str, *, remedy: str, **facts: object) -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+        self.facts = facts
+
+    @property
+    def code(self) -> str:
+        """The name by which scripts know this error."""
+        return type(self).__name__
+
+    @property
+    def retry_helps(self) -> bool:
+        """True when the same command may go through later with nothing changed."""
+        return self.kind is Kind.RETRY
+
+    @property
+    def exit_code(self) -> int:
+        """1: refused or not in order. 2: usage or configuration."""
+        return 2 if self.kind is Kind.USAGE else 1
+
+    def as_dict(self) -> dict[str, object]:
+        """The error for `--json`."""
+        return {
+            "error": self.code,
+            "what": self.what,
+            "facts": {name: str(value) for name, value in self.facts.items()},
+            "remedy": self.remedy,
+            "retry_helps": self.retry_helps,
+        }
+
+
+class Unavailable(SyncError):
+    """A server is away or busy. The same input again, later."""
+
+    kind = Kind.RETRY
+
+
+class ServerGone(Unavailable):
+    """A server cannot be reached, or went away in the middle."""
+
+
+class Contended(Unavailable):
+    """A MongoDB transaction lost against another one, or was ended by the server: it is run again whole."""
+
+
+class Moved(Unavailable):
+    """A position is not where this batch starts, or its table is held: go on from what MongoDB says."""
+
+
+class Unappliable(SyncError):
+    """This event cannot be applied. It is parked, and its key's later events behind it."""
+
+    kind = Kind.PARK
+
+
+class DecodeFailed(Unappliable):
+    """The record is not a change event that can be read."""
+
+
+class MappingFailed(Unappliable):
+    """A value of the row has no faithful form under the mapping."""
+
+
+class WriteRefused(Unappliable):
+    """MongoDB refuses the document: validator, size, or a field it does not take."""
+
+
+class UniqueTaken(Unappliable):
+    """Another document holds a value that has to be unique."""
+
+
+class Refused(SyncError):
+    """Something is not in order. The operator decides."""
+
+    kind = Kind.REFUSED
+
+
+class SourceNotReady(Refused):
+    """PostgreSQL is not set up for logical replication, or the role may not do it."""
+
+
+class TableUnfit(Refused):
+    """A mapped table cannot be replicated as it is."""
+
+
+class ConnectRefused(Refused):
+    """Kafka Connect does not take the connector."""
+
+
+class TopicMissing(Refused):
+    """A topic that the pipeline needs is not there."""
+
+
+class NotSetUp(Refused):
+    """`tandem setup` has not been run for this pipeline."""
+
+
+class NotComplete(Refused):
+    """The target does not hold everything up to the LSN that was asked for."""
+
+
+class Disagreement(Refused):
+    """Verification found documents that differ from their rows."""
+
+
+class StackFailed(Refused):
+    """A component of the embedded stack cannot be installed or started."""
+
+
+class Misused(SyncError):
+    """Usage or configuration."""
+
+    kind = Kind.USAGE
+
+
+class SettingsInvalid(Misused):
+    """Settings are missing or wrong."""
+
+
+class MappingInvalid(Misused):
+    """The mapping file is wrong: it says where."""
+
+
+class Broken(SyncError):
+    """Going on would do harm."""
+
+
+class SlotLost(Broken):
+    """The replication slot is gone: changes since then are in no event."""
+
+
+class SourceReplaced(Broken):
+    """The database behind the DSN is not the one that this pipeline was set up for."""
+
+
+class SchemaChanged(Broken):
+    """A source table is no longer as it was when the mapping was compiled."""

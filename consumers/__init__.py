@@ -1,0 +1,1 @@
+"""What happens to one event: a pure mapping, a pure decision, a thin act."""

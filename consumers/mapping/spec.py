@@ -1,0 +1,286 @@
+"""The mapping as declared: what the YAML file says, checked for itself, with the line of each mistake."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from connectors.errors import MappingInvalid
+
+Path_ = tuple[str | int, ...]
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+FieldName = Annotated[str, Field(pattern=r"^[^.$\x00][^.\x00]*$")]
+TableName = Annotated[str, Field(pattern=r"^[^.\x00]+\.[^.\x00]+$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Reference(_Part):
+    """A foreign key that becomes the computed `_id` of the document it points to."""
+
+    column: str
+    #: The collection pointed to; its source table's ids are computed.
+    to: str
+    #: Also keep the PostgreSQL value, in this field.
+    keep: FieldName | None = None
+
+
+class Shape(_Part):
+    """How the rows of one table become documents, or elements of an array."""
+
+    table: TableName = Field(alias="from")
+    #: A condition in the SQL subset of `filters`; a row for which it is not true is not there.
+    where: str | None = None
+    rename: dict[str, FieldName] = {}
+    omit: tuple[str, ...] = ()
+    constants: dict[FieldName, Any] = {}
+    #: field -> expression in the SQL subset over the row's columns.
+    computed: dict[FieldName, str] = {}
+    references: dict[FieldName, Reference] = {}
+
+
+class Embed(Shape):
+    """Rows of a child table as an array in their parent's document."""
+
+    #: The child's columns that hold the parent's primary key, in that key's order.
+    foreign_key: Columns
+    #: Columns of the child; its primary key is appended, so that the order is total.
+    order_by: Columns | tuple[()] = ()
+
+
+class Index(_Part):
+    """One index of a collection. keys: field -> 1, -1, or a kind such as `text` or `2dsphere`."""
+
+    keys: dict[str, int | str] = Field(min_length=1)
+    unique: bool = False
+    #: A TTL index: seconds after the date in the one key field.
+    expire_after_s: int | None = Field(default=None, ge=0)
+    partial: dict[str, Any] | None = None
+    name: str | None = None
+
+    @property
+    def wire_name(self) -> str:
+        """The name given, or MongoDB's default one: `a_1_b_-1`."""
+        return self.name or "_".join(f"{field}_{kind}" for field, kind in self.keys.items())
+
+
+class VectorSearch(_Part):
+    """An Atlas vector search index."""
+
+    name: str
+    path: str
+    dimensions: int = Field(ge=1, le=8192)
+    similarity: Literal["cosine", "euclidean", "dotProduct"] = "cosine"
+
+
+class Validator(_Part):
+    """The collection's $jsonSchema, less its `bsonType: object`."""
+
+    required: tuple[str, ...] = ()
+    properties: dict[str, Any] = {}
+
+
+class Collection(_Part):
+    """One MongoDB collection. Without `from` only its indexes and validator are made."""
+
+    table: TableName | None = Field(default=None, alias="from")
+    id: Literal["objectid"] = "objectid"
+    where: str | None = None
+    rename: dict[str, FieldName] = {}
+    omit: tuple[str, ...] = ()
+    constants: dict[FieldName, Any] = {}
+    computed: dict[FieldName, str] = {}
+    references: dict[FieldName, Reference] = {}
+    embed: dict[FieldName, Embed] = {}
+    indexes: tuple[Index, ...] = ()
+    vector_search: tuple[VectorSearch, ...] = ()
+    validator: Validator | None = None
+
+    @model_validator(mode="after")
+    def _rows_need_a_table(self) -> Collection:
+        for name in ("where", "rename", "omit", "constants", "computed", "references", "embed"):
+            if self.table is None and getattr(self, name):
+                raise ValueError(f"'{name}' needs 'from': the table whose rows it is about")
+        return self
+
+    @property
+    def shape(self) -> Shape | None:
+        """How its table's rows become documents; None for a collection that no table feeds."""
+        if self.table is None:
+            return None
+        return Shape(
+            table=self.table,
+            where=self.where,
+            rename=self.rename,
+            omit=self.omit,
+            constants=self.constants,
+            computed=self.computed,
+            references=self.references,
+        )
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Every table that feeds it, its own first, without repetition."""
+        own = (self.table,) if self.table else ()
+        return tuple(dict.fromkeys((*own, *(embed.table for embed in self.embed.values()))))
+
+
+class Mapping_(_Part):
+    """The whole file."""
+
+    version: Literal[1]
+    collections: dict[Annotated[str, Field(pattern=r"^[^$\x00.][^$\x00]*$")], Collection] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _references_lead_somewhere(self) -> Mapping_:
+        for path, reference in self._references():
+            target = self.collections.get(reference.to)
+            if target is None or target.table is None:
+                known = ", ".join(name for name, c in self.collections.items() if c.table)
+                raise ValueError(f"{path} points to '{reference.to}', which is no collection with a table ({known})")
+        return self
+
+    def _references(self) -> Iterator[tuple[str, Reference]]:
+        for name, collection in self.collections.items():
+            for field, reference in collection.references.items():
+                yield f"{name}.{field}", reference
+            for array, embed in collection.embed.items():
+                for field, reference in embed.references.items():
+                    yield f"{name}.{array}.{field}", reference
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Every source table, without repetition, in the order of the file."""
+        return tuple(dict.fromkeys(t for c in self.collections.values() for t in c.tables))
+
+    def load_groups(self) -> list[tuple[str, ...]]:
+        """Names of collections that share tables, so are held and let go together, in the order of the file."""
+        groups: list[tuple[set[str], list[str]]] = []
+        for name, collection in self.collections.items():
+            if collection.table is None:
+                continue
+            tables, names = set(collection.tables), [name]
+            for group in [g for g in groups if g[0] & tables]:
+                groups.remove(group)
+                tables |= group[0]
+                names = group[1] + names
+            groups.append((tables, names))
+        return [tuple(names) for _, names in groups]
+
+
+def camel_case(column: str) -> str:
+    """`nfs_workspace_path` -> `nfsWorkspacePath`. A name without an inner underscore stays as it is."""
+    head, *rest = column.split("_") if column.strip("_") else [column]
+    return head + "".join(part[:1].upper() + part[1:] for part in rest)
+
+
+def load(path: Path) -> Mapping_:
+    """Read and check a mapping file. Raises MappingInvalid with file and line of every mistake."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MappingInvalid(
+            f"there is no mapping file {path}", remedy="give its path with --mapping FILE, or write one: docs/mapping.md"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MappingInvalid(f"{path} cannot be read: {error}", remedy="give a readable UTF-8 file") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, name: str = "mapping") -> Mapping_:
+    """Check the text of a mapping file. Raises MappingInvalid with the line of every mistake."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 - a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark.line + 1) if error.problem_mark else 1
+        raise invalid(name, [(line, str(error.problem))]) from None
+    except yaml.YAMLError as error:
+        raise invalid(name, [(1, str(error))]) from None
+    if node is None or not isinstance(content, dict):
+        raise invalid(name, [(1, "the file is not a mapping with 'version' and 'collections'")])
+    try:
+        return Mapping_.model_validate(content)
+    except ValidationError as error:
+        found = [(line_of(node, tuple(e["loc"])), _plain(e)) for e in error.errors(include_url=False)]
+        raise invalid(name, found) from None
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML says that keys are unique; its loaders keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands here twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def invalid(name: str, found: Sequence[tuple[int, str]]) -> MappingInvalid:
+    """The error for mistakes at these lines (1-based)."""
+    lines = [f"{name}:{line}: {what}" for line, what in sorted(set(found))]
+    return MappingInvalid("\n".join(lines), remedy="correct the mapping file; docs/mapping.md lists every option")
+
+
+def line_of(node: yaml.Node | None, path: Path_) -> int:
+    """The 1-based line of the deepest part of path that the file has."""
+    line = 1
+    for step in path:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(step):
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                continue  # a name of pydantic's own, or a key that is missing
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+class Lines:
+    """Where things stand in a mapping file, for mistakes that show only against the source."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        self._node = yaml.compose(text, Loader=yaml.SafeLoader)
+
+    @classmethod
+    def of(cls, path: Path) -> Lines:
+        """Of a file that `load` has read."""
+        return cls(path.read_text(encoding="utf-8"), str(path))
+
+    def line(self, *path: str | int) -> int:
+        """The line of a place such as ("collections", "teams", "embed", "members", "where")."""
+        return line_of(self._node, path)
+
+    def invalid(self, found: Sequence[tuple[Path_, str]]) -> MappingInvalid:
+        """The error for mistakes at these places."""
+        return invalid(self.name, [(self.line(*path), what) for path, what in found])
+
+
+def _plain(error: Mapping[str, Any]) -> str:
+    place = ".".join(str(step) for step in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown option '{error['loc'][-1]}' (at {place})"
+    if error["type"] == "missing":
+        return f"'{error['loc'][-1]}' is missing (at {place})"
+    message = re.sub(r"^Value error, ", "", str(error["msg"]))
+    return f"{message} (at {place})" if place else message

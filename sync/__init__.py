@@ -1,0 +1,1 @@
+"""The operation: what the operator starts, watches, switches and undoes."""

@@ -1,0 +1,130 @@
+"""The one reader of configuration: `tandem.yaml`, then the environment over it. Nobody else looks there.
+
+Each setting is also `TANDEM_<SECTION>__<NAME>`; the five addresses have short names of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from connectors.errors import SettingsInvalid
+from connectors.settings import ConnectEndpoint, KafkaEndpoint, SourceEndpoint, TargetEndpoint
+
+#: environment name -> setting
+SHORT_NAMES = {
+    "POSTGRES_DSN": ("source", "dsn"),
+    "KAFKA_BOOTSTRAP_SERVERS": ("kafka", "bootstrap_servers"),
+    "CONNECT_URL": ("connect", "url"),
+    "MONGODB_URI": ("target", "uri"),
+    "MONGODB_DATABASE": ("target", "database"),
+}
+SECTIONS = ("source", "kafka", "connect", "target", "limits")
+
+
+class Limits(BaseModel):
+    """How much at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Events of one consumer transaction.
+    batch_events: int = Field(default=500, ge=1, le=100_000)
+    #: Bytes of one transaction, of a consumer or a loader.
+    batch_bytes: int = Field(default=8_000_000, ge=10_000, le=15_000_000)
+    #: Rows of one chunk of the snapshot.
+    chunk_rows: int = Field(default=5_000, ge=1, le=1_000_000)
+    #: Rows of one transaction of the snapshot.
+    load_rows: int = Field(default=1_000, ge=1, le=100_000)
+    load_workers: int = Field(default=2, ge=1, le=64)
+
+
+class Settings(BaseModel):
+    """Everything the commands need, frozen. A room receives its slice, never the whole."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: SourceEndpoint
+    kafka: KafkaEndpoint
+    connect: ConnectEndpoint
+    target: TargetEndpoint
+    limits: Limits = Limits()
+    mapping: Path = Path("mapping.yaml")
+
+
+def read(
+    config: Path | None = None, mapping: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings from the file (default `tandem.yaml`, when it exists) and the environment over it.
+
+    Raises SettingsInvalid, naming every setting that is missing or wrong and each name that was looked for.
+    """
+    environ = os.environ if environ is None else environ
+    content = _from_file(config)
+    problems = _over(content, environ)
+    if mapping is not None:
+        content["mapping"] = mapping
+    for section in SECTIONS:
+        content.setdefault(section, {})
+    try:
+        settings = Settings.model_validate(content)
+    except ValidationError as error:
+        problems += [_plain(e["loc"], e["type"], e["msg"]) for e in error.errors(include_input=False)]
+    if problems:
+        raise SettingsInvalid(
+            "settings are missing or wrong:\n  " + "\n  ".join(dict.fromkeys(problems)),
+            remedy='set them; for the embedded stack: eval "$(tandem dev env)"',
+        )
+    return settings
+
+
+def _from_file(config: Path | None) -> dict[str, Any]:
+    path = config or Path("tandem.yaml")
+    if not path.exists():
+        if config is None:
+            return {}
+        raise SettingsInvalid(f"there is no configuration file {path}", remedy="give its path with --config FILE")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsInvalid(f"{path} cannot be read: {error}", remedy="give a readable YAML file") from None
+    if not isinstance(content, dict) or not all(isinstance(content.get(s, {}), dict) for s in SECTIONS):
+        raise SettingsInvalid(
+            f"{path} is not a mapping of sections ({', '.join(SECTIONS)})", remedy="see docs/settings.md"
+        )
+    if "mapping" in content:
+        content["mapping"] = path.parent / str(content["mapping"])
+    return content
+
+
+def _over(content: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
+    """Lay the environment over the file's content. Returns what is wrong with its names."""
+    problems = []
+    for name, (section, key) in SHORT_NAMES.items():
+        if environ.get(name):
+            content.setdefault(section, {})[key] = environ[name]
+    for name, value in environ.items():
+        if not name.startswith("TANDEM_") or "__" not in name:
+            continue
+        section, _, key = name.removeprefix("TANDEM_").lower().partition("__")
+        if section in SECTIONS:
+            content.setdefault(section, {})[key] = value
+        else:
+            problems.append(f"{name}: there is no section '{section}' ({', '.join(SECTIONS)})")
+    return problems
+
+
+def _plain(loc: tuple[int | str, ...], kind: str, message: str) -> str:
+    place = ".".join(str(step) for step in loc)
+    short = next((n for n, path in SHORT_NAMES.items() if path == loc), None)
+    names = "TANDEM_" + "__".join(str(step).upper() for step in loc)
+    looked = f"{short} or {names}" if short else names
+    if kind == "missing":
+        return f"{place} is missing (looked for {looked} and tandem.yaml)"
+    if kind == "extra_forbidden":
+        return f"{place}: there is no such setting"
+    return f"{place}: {message} ({looked})"
