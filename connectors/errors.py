@@ -115,6 +115,10 @@ class SourceNotReady(Refused):
     """PostgreSQL is not set up for logical replication, or the role may not do it."""
 
 
+class TargetNotReady(Refused):
+    """MongoDB is no replica set, or the user may not do what is needed."""
+
+
 class TableUnfit(Refused):
     """A mapped table cannot be replicated as it is."""
 
