@@ -1,0 +1,92 @@
+"""Connections to PostgreSQL, and its errors in the project's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import Connection, conninfo
+from psycopg.rows import TupleRow
+
+from connectors.errors import ServerGone, SettingsInvalid, SourceNotReady, SyncError
+from connectors.settings import SourceEndpoint
+
+Session = Connection[TupleRow]
+
+
+def parameters(source: SourceEndpoint) -> dict[str, Any]:
+    """The DSN's libpq parameters, with the password. Raises SettingsInvalid for one that libpq can't read."""
+    try:
+        return dict(conninfo.conninfo_to_dict(source.dsn.get_secret_value()))
+    except psycopg.ProgrammingError:
+        raise SettingsInvalid(
+            "the PostgreSQL DSN cannot be read (it is not shown here: it may hold a password)",
+            remedy="use libpq's form, `host=... port=... user=... dbname=...`, or a postgresql:// URI",
+        ) from None
+
+
+def where(source: SourceEndpoint) -> str:
+    """host:port/dbname for messages: no user, no password."""
+    known = parameters(source)
+    return f"{known.get('host', 'localhost')}:{known.get('port', 5432)}/{known.get('dbname', known.get('user', ''))}"
+
+
+def connect(source: SourceEndpoint, *, replication: bool = False, name: str = "tandem") -> Session:
+    """Open a session in autocommit mode, time zone UTC, ISO dates. Raises ServerGone or SourceNotReady.
+
+    replication: a walsender session for replication commands (PostgreSQL documentation, 54.4); it takes
+    statements through the simple protocol only.
+    """
+    options: dict[str, Any] = {"replication": "database", "cursor_factory": psycopg.ClientCursor} if replication else {}
+    known = parameters(source)
+    known.setdefault("connect_timeout", 10)
+    with translated(source):
+        session = psycopg.connect(**known, autocommit=True, application_name=name, **options)
+        if not replication:
+            session.execute(
+                "SELECT set_config('timezone', 'UTC', false), set_config('datestyle', 'ISO, YMD', false),"
+                " set_config('intervalstyle', 'iso_8601', false), set_config('extra_float_digits', '3', false),"
+                " set_config('bytea_output', 'hex', false)"
+            )
+        return session
+
+
+@contextmanager
+def translated(source: SourceEndpoint | None = None) -> Iterator[None]:
+    """Let psycopg's errors out as errors of this project, by SQLSTATE."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, source) from error
+
+
+def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> SyncError:
+    """The error of this project that a psycopg error stands for (PostgreSQL documentation, Appendix A)."""
+    state = error.sqlstate or ""
+    place = {"server": where(source)} if source else {}
+    message = (error.diag.message_primary or str(error).strip().splitlines()[0]) if str(error) else type(error).__name__
+    if not state and "password authentication failed" in str(error):  # raised before there is a result
+        state = "28P01"
+    if state.startswith("28") or "no password supplied" in message:
+        return SourceNotReady(
+            f"PostgreSQL refuses the login: {message}",
+            remedy="correct user and password in POSTGRES_DSN, and pg_hba.conf on the server",
+            **place,
+        )
+    if state == "3D000":
+        return SourceNotReady(f"PostgreSQL: {message}", remedy="correct dbname in POSTGRES_DSN", **place)
+    if state == "42501":
+        return SourceNotReady(
+            f"PostgreSQL: {message}", remedy="grant the role what is missing; see docs/operations.md", **place
+        )
+    if state == "53300":
+        return ServerGone(f"PostgreSQL: {message}", remedy="raise max_connections or close sessions", **place)
+    if not state or state.startswith(("08", "57P")):
+        return ServerGone(
+            f"PostgreSQL cannot be reached: {message}",
+            remedy="start the server, or correct host and port in POSTGRES_DSN",
+            **place,
+        )
+    return SourceNotReady(f"PostgreSQL: {message} (SQLSTATE {state})", remedy="see the message", **place)
