@@ -1,0 +1,1 @@
+"""Debezium on Kafka Connect: its configuration, its REST interface, and what its events look like."""

@@ -9,6 +9,7 @@ from typing import Any
 from bson import CodecOptions
 from bson.binary import UuidRepresentation
 from bson.codec_options import DatetimeConversion
+from bson.errors import InvalidDocument
 from pymongo import MongoClient
 from pymongo.database import Database as PymongoDatabase
 from pymongo.errors import (
@@ -16,7 +17,6 @@ from pymongo.errors import (
     BulkWriteError,
     ConfigurationError,
     DocumentTooLarge,
-    InvalidDocument,
     InvalidURI,
     OperationFailure,
     PyMongoError,

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import Connection, conninfo
 from psycopg.rows import TupleRow
 
-from connectors.errors import ServerGone, SettingsInvalid, SourceNotReady, SyncError
+from connectors.errors import Contended, ServerGone, SettingsInvalid, SourceNotReady, SyncError
 from connectors.settings import SourceEndpoint
 
 Session = Connection[TupleRow]
@@ -83,6 +83,8 @@ def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> Syn
         )
     if state == "53300":
         return ServerGone(f"PostgreSQL: {message}", remedy="raise max_connections or close sessions", **place)
+    if state in ("40001", "40P01", "55P03", "57014"):
+        return Contended(f"PostgreSQL: {message}", remedy="it is tried again", **place)
     if not state or state.startswith(("08", "57P")):
         return ServerGone(
             f"PostgreSQL cannot be reached: {message}",

@@ -1,0 +1,1 @@
+"""From events to writes: `decide` is pure, `write` acts."""

@@ -121,15 +121,7 @@ class Collection(_Part):
         """How its table's rows become documents; None for a collection that no table feeds."""
         if self.table is None:
             return None
-        return Shape(
-            table=self.table,
-            where=self.where,
-            rename=self.rename,
-            omit=self.omit,
-            constants=self.constants,
-            computed=self.computed,
-            references=self.references,
-        )
+        return Shape.model_construct(**{name: getattr(self, name) for name in Shape.model_fields})
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -144,22 +136,22 @@ class Mapping_(_Part):
     version: Literal[1]
     collections: dict[Annotated[str, Field(pattern=r"^[^$\x00.][^$\x00]*$")], Collection] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _references_lead_somewhere(self) -> Mapping_:
-        for path, reference in self._references():
-            target = self.collections.get(reference.to)
-            if target is None or target.table is None:
-                known = ", ".join(name for name, c in self.collections.items() if c.table)
-                raise ValueError(f"{path} points to '{reference.to}', which is no collection with a table ({known})")
-        return self
-
-    def _references(self) -> Iterator[tuple[str, Reference]]:
+    def _references(self) -> Iterator[tuple[Path_, Reference]]:
         for name, collection in self.collections.items():
             for field, reference in collection.references.items():
-                yield f"{name}.{field}", reference
+                yield ("collections", name, "references", field), reference
             for array, embed in collection.embed.items():
                 for field, reference in embed.references.items():
-                    yield f"{name}.{array}.{field}", reference
+                    yield ("collections", name, "embed", array, "references", field), reference
+
+    def dangling(self) -> list[tuple[Path_, str]]:
+        """References that lead nowhere, with where they stand."""
+        known = [name for name, collection in self.collections.items() if collection.table]
+        return [
+            (path, f"'{reference.to}' is no collection with a table (there are: {', '.join(known)})")
+            for path, reference in self._references()
+            if reference.to not in known
+        ]
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -213,10 +205,13 @@ def parse(text: str, name: str = "mapping") -> Mapping_:
     if node is None or not isinstance(content, dict):
         raise invalid(name, [(1, "the file is not a mapping with 'version' and 'collections'")])
     try:
-        return Mapping_.model_validate(content)
+        mapping = Mapping_.model_validate(content)
     except ValidationError as error:
         found = [(line_of(node, tuple(e["loc"])), _plain(e)) for e in error.errors(include_url=False)]
         raise invalid(name, found) from None
+    if dangling := mapping.dangling():
+        raise invalid(name, [(line_of(node, path), what) for path, what in dangling])
+    return mapping
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -225,7 +220,7 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands here twice", key_node.start_mark)
             seen.add(key)

@@ -1,0 +1,209 @@
+"""The command `tandem`: parse, call `sync.app`, print. No logic here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from connectors.errors import NotComplete, SyncError
+from sync import settings as settings_reader
+from sync.cli import dev
+from sync.cli.output import (
+    LoadProgress,
+    err,
+    log,
+    out,
+    print_error,
+    print_json,
+    print_load,
+    print_status,
+    print_token,
+)
+from sync.settings import Settings
+
+app = typer.Typer(
+    name="tandem",
+    help="Keeps MongoDB in step with PostgreSQL, then moves the application over without downtime.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(dev.app, name="dev")
+
+Config = Annotated[Path | None, typer.Option("--config", help="Configuration file [default: tandem.yaml, if there is one].")]
+MappingFile = Annotated[Path | None, typer.Option("--mapping", help="Mapping file [default: mapping.yaml].")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; logs on stderr.")]
+
+
+def _settings(config: Path | None, mapping: Path | None) -> Settings:
+    return settings_reader.read(config, mapping)
+
+
+@app.command()
+def setup(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
+    """Make publication, slot, topics, connector, collections, validators and indexes. Safe to repeat."""
+    from sync import app as root
+
+    report = root.setup(_settings(config, mapping), log)
+    if json:
+        print_json(report.as_dict())
+        return
+    for warning in report.warnings:
+        err.print(f"[yellow]note[/] {warning}", soft_wrap=True)
+    out.print("set up" if report.made else "set up already: nothing was missing")
+
+
+@app.command()
+def teardown(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    drop_collections: Annotated[
+        bool, typer.Option("--drop-collections", help="Drop the mapped collections too, with their documents.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be removed.")] = False,
+) -> None:
+    """Remove connector, slot, publication, topics and tandem's own collections. A dry run unless --yes."""
+    from sync import app as root
+
+    settings = _settings(config, mapping)
+    if not yes:
+        what = f"the connector {settings.connect.connector}, the slot {settings.source.slot}, the publication "
+        what += f"{settings.source.publication}, the topics {settings.kafka.topic_prefix}.*, tandem's own collections"
+        what += " and the mapped collections with their documents" if drop_collections else ""
+        if json:
+            print_json({"dry_run": True, "would_remove": what})
+        else:
+            out.print(f"would remove {what}; repeat with --yes", soft_wrap=True)
+        return
+    done = root.teardown(settings, log, drop_collections=drop_collections)
+    if json:
+        print_json({"removed": done})
+    else:
+        out.print("removed " + ", ".join(done), soft_wrap=True)
+
+
+@app.command()
+def snapshot(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    replace_existing: Annotated[
+        bool, typer.Option("--replace-existing", help="Remove documents that tandem did not write.")
+    ] = False,
+) -> None:
+    """Backfill: load every row, in parallel. Resumable; each collection streams when its own load has ended."""
+    from sync import app as root
+
+    with LoadProgress() as progress:
+        report = root.snapshot(_settings(config, mapping), log, replace_existing=replace_existing, watch=progress)
+    if json:
+        print_json(report.as_dict())
+    else:
+        print_load(report)
+
+
+@app.command()
+def run(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End when all is applied that is committed now.")
+    ] = False,
+) -> None:
+    """The consumers: apply changes until stopped. Several processes share the work."""
+    from sync import app as root
+
+    stopping = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        if not stopping.is_set():
+            log("stopping after this batch", signal=signal.Signals(number).name)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    tally = root.Consumers(_settings(config, mapping), log, until_caught_up=until_caught_up).run(stopping.is_set)
+    names = ("events", "rows", "reread", "batches", "conflicts", "parked", "untangled")
+    if json:
+        print_json({name: getattr(tally, name) for name in names})
+    else:
+        out.print(f"applied {tally.events:,} events in {tally.batches:,} batches, {tally.parked} parked")
+
+
+@app.command("wait-for")
+def wait_for(
+    target: Annotated[str, typer.Argument(help="`now`, or an LSN such as 16/B374D848.")],
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait [default: without end].")] = None,
+) -> None:
+    """Return when the target holds everything that was committed up to an LSN; print the token."""
+    from sync import app as root
+
+    token = root.wait_for(_settings(config, mapping), target, timeout)
+    if json:
+        print_json(token.as_dict())
+    else:
+        print_token(token)
+
+
+@app.command()
+def status(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
+    """Every component, the lag, and how far each collection is. Exit 1 when something is not in order."""
+    from sync import app as root
+
+    report = root.status(_settings(config, mapping))
+    if json:
+        print_json(report.as_dict())
+    else:
+        print_status(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    collection: Annotated[list[str] | None, typer.Option(help="Only this collection; may be repeated.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the consumers before a second look.")] = 60,
+) -> None:
+    """Compare every field of every document with PostgreSQL, also while both are written. Exit 1 on a difference."""
+    from sync import app as root
+    from sync.verify.report import render
+
+    report = root.verify(_settings(config, mapping), collections=collection, timeout_s=timeout)
+    if json:
+        print_json(report.as_dict())
+    else:
+        render(report, out)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; errors that have a name are told without a traceback."""
+    try:
+        app()
+    except SyncError as error:
+        print_error(error, as_json="--json" in sys.argv)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+__all__ = ["NotComplete", "app", "main"]

@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check down clean lock
+bin := .venv/bin
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-16s %s\n", $$1, $$2}'
+
+install: .venv/.installed ## make .venv with everything that is needed; nothing to do when nothing changed
+
+.venv/.installed: requirements.lock pyproject.toml scripts/install.sh
+	@PYTHON='$(PYTHON)' sh scripts/install.sh
+	@touch $@
+
+demo: install ## the whole way once: embedded stack, sample data, snapshot, live changes, verification
+	@$(bin)/tandem demo
+
+test: install ## all tests, on an embedded stack; ARGS='--stack=containers' for another, or any of pytest's own
+	@$(bin)/pytest $(ARGS)
+
+check: install ## format, lint, types, import rules, and the tests that need no server
+	@$(bin)/ruff format --check .
+	@$(bin)/ruff check .
+	@$(bin)/mypy
+	@$(bin)/lint-imports
+	@$(bin)/pytest tests/unit tests/architecture
+
+down: ## end the embedded stack; its data stays
+	@if [ -x $(bin)/tandem ]; then $(bin)/tandem dev down; fi
+
+clean: ## end the embedded stack, remove its data, .venv and what the tools left behind
+	@if [ -x $(bin)/tandem ]; then $(bin)/tandem dev down --purge; fi
+	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+lock: ## write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --python-version 3.11 --quiet -o requirements.lock

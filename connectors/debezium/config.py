@@ -1,0 +1,98 @@
+"""The connector's configuration, built from settings. Pure.
+
+Source of each name: Debezium documentation, connector for PostgreSQL, "Connector properties", and Apache Kafka
+documentation, Kafka Connect, "Source Connector Configs".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from connectors.debezium.envelope import KEY_FIELD
+from connectors.settings import ConnectEndpoint, KafkaEndpoint, SourceEndpoint
+
+HEARTBEAT_INTERVAL_MS = 1_000
+HEARTBEAT_PREFIX = "__debezium-heartbeat"
+
+
+def placeholder(source: SourceEndpoint, kafka: KafkaEndpoint) -> str:
+    """What stands for a TOASTed value that was not sent: this pipeline's own, so that no real value equals it."""
+    digest = hashlib.blake2b(f"{source.slot}/{kafka.topic_prefix}".encode(), digest_size=12).hexdigest()
+    return f"__tandem_unsent_{digest}"
+
+
+def topic_of(prefix: str, table: str) -> str:
+    """The topic of `schema.table`: characters that Kafka does not take are replaced as Debezium does."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{prefix}.{table}")
+
+
+def own_topics(prefix: str) -> tuple[str, str]:
+    """The topics that carry no rows: heartbeats, and the messages that the heartbeat query writes."""
+    return f"{HEARTBEAT_PREFIX}.{prefix}", f"{prefix}.message"
+
+
+def wanted(
+    source: SourceEndpoint,
+    kafka: KafkaEndpoint,
+    connect: ConnectEndpoint,
+    parameters: Mapping[str, Any],
+    tables: Sequence[str],
+    left_out: Sequence[str],
+) -> dict[str, str]:
+    """The whole configuration. tables: `schema.table`. left_out: `schema.table.column`, not to be sent.
+
+    It keeps every value (decimals and intervals as text, microseconds, unknown types included, a failed
+    conversion stops the task), sends truncates, and delivers exactly once. It reads no snapshot: the slot
+    is ours, and the loader has read what was before it.
+    """
+    return {
+        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+        "tasks.max": "1",
+        "plugin.name": "pgoutput",
+        "database.hostname": str(connect.database_hostname or parameters.get("host", "localhost")).split(",")[0],
+        "database.port": str(connect.database_port or parameters.get("port", 5432)).split(",")[0],
+        "database.user": str(parameters.get("user", "postgres")),
+        "database.password": str(parameters.get("password", "")),
+        "database.dbname": str(parameters.get("dbname", parameters.get("user", "postgres"))),
+        "database.sslmode": str(parameters.get("sslmode", "prefer")),
+        "topic.prefix": kafka.topic_prefix,
+        "slot.name": source.slot,
+        "slot.drop.on.stop": "false",
+        "publication.name": source.publication,
+        "publication.autocreate.mode": "disabled",
+        "snapshot.mode": "no_data",
+        "table.include.list": ",".join(_exactly(table) for table in tables),
+        **({"column.exclude.list": ",".join(_exactly(column) for column in left_out)} if left_out else {}),
+        "exactly.once.support": "required",
+        "transaction.boundary": "poll",
+        "skipped.operations": "none",
+        "tombstones.on.delete": "true",
+        "decimal.handling.mode": "string",
+        "interval.handling.mode": "string",
+        "time.precision.mode": "microseconds",
+        "binary.handling.mode": "base64",
+        "hstore.handling.mode": "json",
+        "include.unknown.datatypes": "true",
+        "event.converting.failure.handling.mode": "fail",
+        "unavailable.value.placeholder": placeholder(source, kafka),
+        "heartbeat.interval.ms": str(HEARTBEAT_INTERVAL_MS),
+        "heartbeat.action.query": "SELECT pg_logical_emit_message(false, 'tandem.heartbeat', '')",
+        "topic.heartbeat.prefix": HEARTBEAT_PREFIX,
+        "retriable.restart.connector.wait.ms": "2000",
+        "poll.interval.ms": "50",
+        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "key.converter.schemas.enable": "false",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter.schemas.enable": "false",
+        "transforms": "wrap",
+        "transforms.wrap.type": "org.apache.kafka.connect.transforms.HoistField$Key",
+        "transforms.wrap.field": KEY_FIELD,
+    }
+
+
+def _exactly(name: str) -> str:
+    """A regular expression for just this name; Debezium anchors and splits its lists at commas."""
+    return re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\1", name).replace(",", r"\x2C")

@@ -1,0 +1,165 @@
+"""Kafka Connect's REST interface (Apache Kafka documentation, Kafka Connect, "REST API")."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from connectors.errors import ConnectRefused, ServerGone
+from connectors.settings import ConnectEndpoint
+
+PLUGIN = "io.debezium.connector.postgresql.PostgresConnector"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorState:
+    """What Connect says of a connector. connector: RUNNING, FAILED, ..., or ABSENT. failure: its first line."""
+
+    connector: str
+    tasks: tuple[str, ...]
+    failure: str
+
+    @property
+    def running(self) -> bool:
+        """The connector and its one task run, as far as Connect knows."""
+        return self.connector == "RUNNING" and self.tasks == ("RUNNING",)
+
+    @property
+    def failed(self) -> bool:
+        """The connector or a task of it has failed."""
+        return self.connector == "FAILED" or "FAILED" in self.tasks
+
+
+class Connect:
+    """One Connect cluster."""
+
+    def __init__(self, endpoint: ConnectEndpoint, *, timeout_s: float = 30) -> None:
+        self.endpoint = endpoint
+        self._http = httpx.Client(base_url=endpoint.url.rstrip("/"), timeout=timeout_s)
+
+    def __enter__(self) -> Connect:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def call(self, method: str, path: str, body: object = None) -> httpx.Response:
+        """One request, repeated for a moment while the cluster rebalances (409). Raises ServerGone."""
+        until = time.monotonic() + 30
+        while True:
+            try:
+                answer = self._http.request(method, path, json=body) if body is not None else self._http.request(method, path)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise ServerGone(
+                    f"Kafka Connect cannot be reached: {type(error).__name__}",
+                    remedy="start Kafka Connect, or correct CONNECT_URL",
+                    url=self.endpoint.url,
+                ) from error
+            if answer.status_code != 409 or time.monotonic() > until:
+                return answer
+            time.sleep(0.3)
+
+    def plugins(self) -> list[str]:
+        """Classes of the installed connectors."""
+        return [plugin["class"] for plugin in self._json(self.call("GET", "/connector-plugins"))]
+
+    def complaints(self, config: Mapping[str, str]) -> list[str]:
+        """What Connect finds wrong with a configuration, without creating anything; no values in it."""
+        answer = self.call("PUT", f"/connector-plugins/{PLUGIN}/config/validate", {"name": "validated", **config})
+        if answer.status_code != 200:
+            return [self._message(answer)]
+        found = []
+        for entry in answer.json().get("configs", []):
+            value = entry["value"]
+            found += [f"{value['name']}: {error}" for error in value["errors"]]
+        return found
+
+    def state(self) -> ConnectorState:
+        """How the connector is. RUNNING proves little: it says so while PostgreSQL or Kafka is down."""
+        answer = self.call("GET", f"/connectors/{self.endpoint.connector}/status")
+        if answer.status_code == 404:
+            return ConnectorState("ABSENT", (), "")
+        body = self._json(answer)
+        parts = [body["connector"], *body["tasks"]]
+        failure = next((first_cause(p["trace"]) for p in parts if p.get("trace")), "")
+        return ConnectorState(body["connector"]["state"], tuple(t["state"] for t in body["tasks"]), failure)
+
+    def config(self) -> dict[str, str] | None:
+        """The configuration that the connector has, None where there is no connector."""
+        answer = self.call("GET", f"/connectors/{self.endpoint.connector}/config")
+        return None if answer.status_code == 404 else self._json(answer)
+
+    def put(self, config: Mapping[str, str]) -> None:
+        """Create or reconfigure the connector. Raises ConnectRefused."""
+        answer = self.call("PUT", f"/connectors/{self.endpoint.connector}/config", dict(config))
+        if answer.status_code not in (200, 201):
+            raise ConnectRefused(
+                f"Kafka Connect does not take the connector: {self._message(answer)}",
+                remedy="see the message; `tandem setup` can be run again",
+            )
+
+    def restart(self) -> None:
+        """Restart the connector and its failed tasks."""
+        self.call("POST", f"/connectors/{self.endpoint.connector}/restart?includeTasks=true&onlyFailed=true")
+
+    def wait_running(self, within_s: float = 60) -> None:
+        """Return when the connector and its task run. Raises ConnectRefused with the failure's first cause."""
+        until = time.monotonic() + within_s
+        while not (state := self.state()).running:
+            if state.failed or time.monotonic() > until:
+                raise ConnectRefused(
+                    f"the connector does not run: {state.failure or state.connector}",
+                    remedy="mend the cause, then run `tandem setup` again",
+                    connector=self.endpoint.connector,
+                    tasks=",".join(state.tasks) or "none",
+                )
+            time.sleep(0.1)
+
+    def drop(self) -> None:
+        """Remove the connector and its offsets, which outlive it otherwise. Safe to repeat."""
+        name = self.endpoint.connector
+        if self.state().connector == "ABSENT":
+            return
+        self.call("PUT", f"/connectors/{name}/stop")
+        until = time.monotonic() + 30
+        while self.state().connector not in ("STOPPED", "ABSENT") or self.state().tasks:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.1)
+        while True:
+            answer = self.call("DELETE", f"/connectors/{name}/offsets")
+            if answer.status_code in (200, 404):
+                break
+            if time.monotonic() > until:
+                raise ConnectRefused(
+                    f"the connector's offsets cannot be removed: {self._message(answer)}", remedy="try again"
+                )
+            time.sleep(0.2)
+        self.call("DELETE", f"/connectors/{name}")
+
+    def _json(self, answer: httpx.Response) -> Any:
+        if answer.status_code >= 400:
+            raise ConnectRefused(
+                f"Kafka Connect answers {answer.status_code}: {self._message(answer)}", remedy="see the message"
+            )
+        return answer.json()
+
+    @staticmethod
+    def _message(answer: httpx.Response) -> str:
+        try:
+            return str(answer.json().get("message", answer.status_code))
+        except (ValueError, AttributeError):
+            return f"HTTP {answer.status_code}"
+
+
+def first_cause(trace: str) -> str:
+    """The innermost `Caused by` of a Java stack trace, or its first line."""
+    lines = [line for line in trace.splitlines() if line.startswith("Caused by: ")]
+    return lines[-1].removeprefix("Caused by: ") if lines else (trace.splitlines() or [""])[0]

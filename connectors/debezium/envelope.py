@@ -1,0 +1,62 @@
+"""Debezium's change event, decoded. Pure.
+
+Source: Debezium documentation, connector for PostgreSQL, "Data change events". Keys are wrapped in one field by the
+connector's transformation (see `config`), so that a truncate has a key too and may lie in a compacted topic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from connectors.errors import DecodeFailed
+from connectors.events import ChangeEvent, Operation, Record
+
+#: the one field of every key
+KEY_FIELD = "k"
+_OPERATIONS = {op.value: op for op in Operation}
+
+
+def decode(record: Record, placeholder: str) -> ChangeEvent:
+    """One record as an event. Raises DecodeFailed.
+
+    placeholder: what the connector sends for a TOASTed value that did not change.
+    """
+    try:
+        key = (orjson.loads(record.key) or {}).get(KEY_FIELD) or {} if record.key else {}
+        if record.value is None:
+            return ChangeEvent(record.home, record.offset, "", Operation.TOMBSTONE, key, None, frozenset(), 0, None, 0)
+        return _event(record, key, orjson.loads(record.value), placeholder)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DecodeFailed(
+            f"{record.home.id} offset {record.offset} is not a change event: {type(error).__name__}: {error}",
+            remedy="look at the record; only this pipeline's connector may write to its topics",
+        ) from error
+
+
+def _event(record: Record, key: dict[str, Any], value: dict[str, Any], placeholder: str) -> ChangeEvent:
+    source = value["source"]
+    operation = _OPERATIONS[value["op"]]
+    row: dict[str, Any] | None = None
+    unsent: frozenset[str] = frozenset()
+    if operation in (Operation.CREATE, Operation.UPDATE, Operation.READ):
+        row = value["after"]
+        missing = [name for name, sent in row.items() if sent == placeholder]
+        if missing:
+            unsent = frozenset(missing)
+            row = {name: sent for name, sent in row.items() if name not in unsent}
+    if operation is not Operation.TRUNCATE and not key:
+        raise ValueError("the record has no key")
+    return ChangeEvent(
+        home=record.home,
+        offset=record.offset,
+        table=f"{source['schema']}.{source['table']}",
+        op=operation,
+        key=key,
+        row=row,
+        unsent=unsent,
+        lsn=source["lsn"],
+        tx=source["txId"],
+        commit_ms=source["ts_ms"],
+    )

@@ -1,0 +1,261 @@
+"""tandem's own documents in the target database: positions, holds, claims, chunks, parked events, jobs, state.
+
+| collection          | one document per | what it holds |
+| _tandem_positions   | partition        | at: the next offset; holder: who holds its table, or null; mark: LSN of the last truncate; table, topicId |
+| _tandem_claims      | worker of a direct writer | run; n, written in each of its transactions |
+| _tandem_chunks      | chunk of a load  | group, low, high, state, tries, rows |
+| _tandem_parked      | key              | table, key, partition, reason, events |
+| _tandem_jobs        | truncated table  | lsn, serial |
+| _tandem_anchors     | parent           | v |
+| _tandem_workers     | running consumer | lsid, partitions |
+| _tandem_state       | thing            | `pipeline`, `load/GROUP`, ... |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson import Int64
+
+from connectors.errors import Moved
+from connectors.mongo.client import Database, Document, translated
+from connectors.mongo.transaction import Transaction, Write, write
+from connectors.positions import Lsn, Partition
+
+POSITIONS = "_tandem_positions"
+CLAIMS = "_tandem_claims"
+CHUNKS = "_tandem_chunks"
+PARKED = "_tandem_parked"
+JOBS = "_tandem_jobs"
+ANCHORS = "_tandem_anchors"
+WORKERS = "_tandem_workers"
+STATE = "_tandem_state"
+OWN = (POSITIONS, CLAIMS, CHUNKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
+#: the holder of a table from setup on, until a load takes it
+UNLOADED = "load:none"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a partition is. holder: who holds its table; consumers do not write while it is set."""
+
+    partition: Partition
+    table: str
+    at: int
+    holder: str | None
+    mark: Lsn
+    topic_id: str
+
+    @classmethod
+    def of(cls, document: Document) -> Position:
+        """From its document."""
+        topic, _, number = document["_id"].rpartition("/")
+        return cls(
+            Partition(topic, int(number)),
+            document["table"],
+            int(document["at"]),
+            document["holder"],
+            Lsn(document["mark"]),
+            document.get("topicId", ""),
+        )
+
+
+def _ids(partitions: Iterable[Partition]) -> dict[str, Any]:
+    return {"_id": {"$in": [p.id for p in partitions]}}
+
+
+# -- outside of transactions -------------------------------------------------------------------------------------
+def positions(db: Database, partitions: Iterable[Partition] | None = None) -> dict[Partition, Position]:
+    """Positions as of now, of these partitions or of all."""
+    with translated():
+        found = db[POSITIONS].find({} if partitions is None else _ids(partitions))
+        return {p.partition: p for p in map(Position.of, found)}
+
+
+def state(db: Database, name: str) -> Document | None:
+    """One document of what is known of the pipeline."""
+    with translated():
+        return db[STATE].find_one({"_id": name})
+
+
+def set_state(db: Database, name: str, **fields: object) -> None:
+    """Set fields of one, which is made where there is none."""
+    with translated():
+        db[STATE].update_one({"_id": name}, {"$set": fields}, upsert=True)
+
+
+def add_positions(db: Database, table: str, topic_id: str, partitions: Iterable[Partition]) -> None:
+    """Positions of a table that streams nothing yet: at the beginning, held until its load. Those there stay."""
+    with translated():
+        for partition in partitions:
+            db[POSITIONS].update_one(
+                {"_id": partition.id},
+                {
+                    "$setOnInsert": {
+                        "at": Int64(0),
+                        "holder": UNLOADED,
+                        "mark": Int64(0),
+                        "table": table,
+                        "topicId": topic_id,
+                    }
+                },
+                upsert=True,
+            )
+
+
+def register_worker(db: Database, worker: str, lsid: Mapping[str, Any], partitions: Iterable[Partition]) -> None:
+    """Say whose session may hold transactions on these partitions, so that a successor can end it."""
+    with translated():
+        db[WORKERS].update_one(
+            {"_id": worker},
+            {"$set": {"lsid": lsid["id"], "partitions": [p.id for p in partitions]}, "$currentDate": {"seen": True}},
+            upsert=True,
+        )
+
+
+def forget_worker(db: Database, worker: str) -> None:
+    """A worker has ended in order."""
+    with translated():
+        db[WORKERS].delete_one({"_id": worker})
+
+
+def end_sessions_of_others(db: Database, worker: str, partitions: Iterable[Partition]) -> int:
+    """End the sessions of all other workers that were assigned any of these partitions. Returns how many.
+
+    It aborts what they have open and nothing else: one that lives finds its transaction gone, and its
+    position moved or not. Source: MongoDB documentation, killSessions.
+    """
+    with translated():
+        others = list(
+            db[WORKERS].find({"_id": {"$ne": worker}, "partitions": {"$in": [p.id for p in partitions]}})
+        )
+        if others:
+            db.client.admin.command({"killSessions": [{"id": other["lsid"]} for other in others]})
+            db[WORKERS].delete_many({"_id": {"$in": [other["_id"] for other in others]}})
+    return len(others)
+
+
+# -- in a transaction --------------------------------------------------------------------------------------------
+def advance(tx: Transaction, moves: Mapping[Partition, tuple[int, int]]) -> dict[Partition, Lsn]:
+    """Move positions from start to end by compare-and-set; returns each one's truncate watermark.
+
+    Raises Moved where one is not at its start, or held: nothing of this transaction may be kept then.
+    """
+    found = {p.partition: p for p in map(Position.of, tx.find(POSITIONS, _ids(moves)))}
+    for partition, (start, _) in moves.items():
+        position = found.get(partition)
+        if position is None or position.at != start or position.holder is not None:
+            raise Moved(
+                f"{partition.id} is not at {start}, or held",
+                remedy="go on at the position that MongoDB has",
+                at=position.at if position else "unknown",
+                holder=position.holder if position else "none",
+            )
+    writes: list[Write] = [
+        write("set", partition.id, {"at": Int64(end)}) for partition, (_, end) in moves.items()
+    ]
+    tx.bulk(POSITIONS, writes)
+    return {partition: found[partition].mark for partition in moves}
+
+
+def touch(tx: Transaction, partitions: Sequence[Partition]) -> None:
+    """Write positions as they are, so that whoever else writes rows of them conflicts. Raises Moved where held."""
+    matched = tx.update(
+        POSITIONS, {**_ids(partitions), "holder": None}, {"$inc": {"touched": Int64(1)}}, many=True
+    )
+    if matched != len(partitions):
+        raise Moved("a table is held by a direct writer", remedy="wait until it has ended")
+
+
+def mark(tx: Transaction, table: str, lsn: Lsn) -> Lsn:
+    """Write a truncate's watermark into all positions of its table; returns the highest one there is now.
+
+    Raises Moved where the table is held.
+    """
+    highest = lsn
+    for position in map(Position.of, tx.find(POSITIONS, {"table": table})):
+        if position.holder is not None:
+            raise Moved(f"{table} is held", remedy="wait until the direct writer has ended")
+        highest = max(highest, position.mark)
+    tx.update(POSITIONS, {"table": table}, {"$max": {"mark": Int64(lsn)}, "$inc": {"touched": Int64(1)}}, many=True)
+    return highest
+
+
+def take(tx: Transaction, tables: Sequence[str], run: str, takes_over: str) -> None:
+    """Hold all partitions of these tables for a run. Who holds them now has to be free to rob: takes_over is the
+    prefix of such holders. Raises Moved where another kind of writer, or nobody, holds one."""
+    for position in map(Position.of, tx.find(POSITIONS, {"table": {"$in": list(tables)}})):
+        if position.holder is None or not position.holder.startswith(takes_over):
+            raise Moved(
+                f"{position.table} is held by {position.holder or 'nobody: it streams already'}",
+                remedy="wait until it has ended",
+            )
+    tx.update(POSITIONS, {"table": {"$in": list(tables)}}, {"$set": {"holder": run}}, many=True)
+
+
+def release(tx: Transaction, tables: Sequence[str], run: str) -> None:
+    """Let go, at the same positions. Raises Moved where one is no longer this run's."""
+    wanted = len(tx.find(POSITIONS, {"table": {"$in": list(tables)}}))
+    matched = tx.update(
+        POSITIONS, {"table": {"$in": list(tables)}, "holder": run}, {"$set": {"holder": None}}, many=True
+    )
+    if matched != wanted:
+        raise Moved("the hold was taken over", remedy="another load goes on with it")
+
+
+def claim(tx: Transaction, worker: str) -> None:
+    """A direct writer's right to write, checked and written. Raises Moved when it was taken over."""
+    if tx.update(CLAIMS, {"_id": worker}, {"$inc": {"n": Int64(1)}}) != 1:
+        raise Moved("the hold was taken over", remedy="another load goes on with it")
+
+
+def park(
+    tx: Transaction, key_id: str, *, table: str, key: str, partition: str, code: str, reason: str, event: Document
+) -> None:
+    """Put an event behind what is parked of its key."""
+    tx.update(
+        PARKED,
+        {"_id": key_id},
+        {
+            "$setOnInsert": {"table": table, "key": key, "partition": partition, "code": code, "reason": reason},
+            "$push": {"events": event},
+            "$inc": {"count": Int64(1)},
+        },
+        upsert=True,
+    )
+
+
+# -- truncates ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A truncate that has still to remove documents. serial: another one of the table has another."""
+
+    table: str
+    lsn: Lsn
+    serial: int
+
+
+def record_job(tx: Transaction, table: str, lsn: Lsn) -> None:
+    """Record, or record anew, that documents of a table older than this have to go."""
+    tx.update(
+        JOBS, {"_id": f"truncate/{table}"}, {"$set": {"table": table}, "$max": {"lsn": Int64(lsn)}, "$inc": {"serial": Int64(1)}}, upsert=True
+    )
+
+
+def jobs(db: Database) -> list[Job]:
+    """Every job there is."""
+    with translated():
+        return [Job(d["table"], Lsn(d["lsn"]), int(d["serial"])) for d in db[JOBS].find({})]
+
+
+def strike(tx: Transaction, job: Job) -> None:
+    """A job is done; one that was recorded anew meanwhile stays."""
+    tx.delete(JOBS, {"_id": f"truncate/{job.table}", "serial": Int64(job.serial)})
+
+
+def older_than(db: Database, collection: str, stamp: str, lsn: Lsn, most: int = 500) -> list[object]:
+    """`_id`s of documents with an LSN below this."""
+    with translated():
+        return [d["_id"] for d in db[collection].find({stamp: {"$lt": Int64(lsn)}}, {"_id": 1}).limit(most)]

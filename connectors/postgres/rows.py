@@ -1,0 +1,177 @@
+"""Rows of PostgreSQL in binary: many by COPY under a given snapshot, or a few as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from psycopg import sql
+from psycopg.types.numeric import Int4BinaryLoader, Int8BinaryLoader
+from psycopg.types.string import ByteaBinaryLoader
+
+from connectors.positions import Lsn, Snapshot
+from connectors.postgres import slots
+from connectors.postgres.client import Session, connect, translated
+from connectors.settings import SourceEndpoint
+
+Row = tuple[Any, ...]
+
+
+class Selected(NamedTuple):
+    """A column of a read. select: `plain`, or `text` for PostgreSQL's own text. wire: the type its bytes are."""
+
+    name: str
+    select: str
+    wire: str
+
+
+@dataclass(frozen=True, slots=True)
+class TableRead:
+    """How rows of one table are read. casts: the key columns' types as SQL."""
+
+    table: str
+    columns: tuple[Selected, ...]
+    key: tuple[str, ...]
+    casts: tuple[str, ...]
+
+    def select(self) -> sql.Composed:
+        """`SELECT columns FROM table`."""
+        columns = [sql.SQL("{}::text" if c.select == "text" else "{}").format(sql.Identifier(c.name)) for c in self.columns]
+        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), identifier(self.table))
+
+
+class KeyRange(NamedTuple):
+    """Keys from low (included) to high (not), as PostgreSQL's text of each column; None: no end."""
+
+    low: tuple[str, ...] | None
+    high: tuple[str, ...] | None
+
+
+def identifier(table: str) -> sql.Identifier:
+    """`schema.table`, quoted."""
+    return sql.Identifier(*table.split(".", 1))
+
+
+def in_range(columns: Sequence[str], casts: Sequence[str], keys: KeyRange) -> sql.Composable:
+    """A condition on columns that hold a key: in this range."""
+    row = sql.SQL("({})").format(sql.SQL(", ").join(sql.Identifier(c) for c in columns))
+
+    def bound(values: Sequence[str]) -> sql.Composed:
+        typed = [sql.SQL("{}::" + cast).format(sql.Literal(v)) for v, cast in zip(values, casts, strict=True)]
+        return sql.SQL("({})").format(sql.SQL(", ").join(typed))
+
+    parts = []
+    if keys.low is not None:
+        parts.append(sql.SQL("{} >= {}").format(row, bound(keys.low)))
+    if keys.high is not None:
+        parts.append(sql.SQL("{} < {}").format(row, bound(keys.high)))
+    return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true")
+
+
+class SnapshotReader:
+    """One session that reads under an exported snapshot. Used by one thread at a time."""
+
+    def __init__(self, source: SourceEndpoint, snapshot: str) -> None:
+        self._source = source
+        self._session = connect(source, name="tandem loader")
+        with translated(source):
+            self._session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot)))
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
+
+    def boundaries(self, read: TableRead, every: int) -> tuple[list[tuple[str, ...]], int]:
+        """The first key of every `every` rows in key order, less the very first; and the number of rows."""
+        key = sql.SQL(", ").join(sql.Identifier(c) for c in read.key)
+        text = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in read.key)
+        with translated(self._source):
+            found = self._session.execute(
+                sql.SQL(
+                    "SELECT {text} FROM (SELECT {key}, row_number() OVER (ORDER BY {key}) AS n FROM {table}) AS s"
+                    " WHERE n % {every} = 1 OR {every} = 1 ORDER BY n"
+                ).format(text=text, key=key, table=identifier(read.table), every=sql.Literal(every))
+            ).fetchall()
+            count = self._session.execute(
+                sql.SQL("SELECT count(*) FROM {}").format(identifier(read.table))
+            ).fetchone()
+        assert count is not None
+        return [tuple(row) for row in found[1:]], count[0]
+
+    def copy(
+        self,
+        read: TableRead,
+        range_columns: Sequence[str],
+        range_casts: Sequence[str],
+        keys: KeyRange,
+        where: str | None,
+        order_by: Sequence[str] = (),
+    ) -> Iterator[Row]:
+        """Stream rows whose range_columns lie in a range, by binary COPY. Memory does not grow with their number."""
+        condition = in_range(range_columns, range_casts, keys)
+        if where:
+            condition = sql.SQL("{} AND ({})").format(condition, sql.SQL(where))
+        query = sql.SQL("{} WHERE {}").format(read.select(), condition)
+        if order_by:
+            query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(sql.Identifier(c) for c in order_by))
+        with translated(self._source), self._session.cursor() as cursor:
+            with cursor.copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as stream:
+                stream.set_types([c.wire for c in read.columns])
+                yield from stream.rows()
+
+
+class CurrentRows:
+    """Reads rows as they are now, and what is visible now. Connects when needed, again after a failure."""
+
+    def __init__(self, source: SourceEndpoint) -> None:
+        self._source = source
+        self._open: Session | None = None
+
+    def close(self) -> None:
+        """End the session, if there is one."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _session(self) -> Session:
+        if self._open is None or self._open.closed or self._open.broken:
+            self._open = connect(self._source, name="tandem rows")
+            adapters = self._open.adapters
+            for name in ("timestamptz", "timestamp", "time"):
+                adapters.register_loader(name, Int8BinaryLoader)
+            adapters.register_loader("date", Int4BinaryLoader)
+            for name in ("json", "jsonb"):
+                adapters.register_loader(name, ByteaBinaryLoader)
+            self._open.execute("SET lock_timeout = '5s'")
+        return self._open
+
+    def visible_now(self) -> Snapshot:
+        """Which transactions a read that begins now would show. Raises Unavailable."""
+        with translated(self._source):
+            return slots.visible_now(self._session())
+
+    def read(self, wanted: Mapping[TableRead, Sequence[tuple[Any, ...]]]) -> tuple[dict[str, list[Row]], Lsn]:
+        """The rows with these keys that there are, per table, all in one snapshot; and a WAL position read before it.
+
+        Raises Unavailable, also when a lock (a TRUNCATE's, say) is not let go within 5 s.
+        """
+        with translated(self._source):
+            session = self._session()
+            lsn = slots.wal_position(session)
+            found: dict[str, list[Row]] = {}
+            with session.transaction():
+                session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                for read, keys in wanted.items():
+                    arrays = [
+                        sql.SQL("%s::" + cast + "[]") for cast in read.casts
+                    ]
+                    query = sql.SQL("{} WHERE ({}) IN (SELECT * FROM unnest({}))").format(
+                        read.select(),
+                        sql.SQL(", ").join(sql.Identifier(c) for c in read.key),
+                        sql.SQL(", ").join(arrays),
+                    )
+                    values = [list(column) for column in zip(*keys, strict=True)]
+                    found[read.table] = session.execute(query, values, binary=True).fetchall()
+            return found, lsn

@@ -1,0 +1,167 @@
+"""Publication, replication slot and WAL positions (PostgreSQL documentation, 9.28.6, 29.1 and 54.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from psycopg import sql
+
+from connectors.errors import Contended
+from connectors.positions import Lsn, Snapshot
+from connectors.postgres.client import Session, connect, translated
+from connectors.settings import SourceEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What setup has to know of a server and of the role that logs in."""
+
+    version: int
+    wal_level: str
+    in_recovery: bool
+    system_identifier: str
+    database: str
+    role: str
+    may_replicate: bool
+    may_create: bool
+    max_slots: int
+    used_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class SlotFacts:
+    """One replication slot, as pg_replication_slots shows it."""
+
+    plugin: str
+    database: str
+    active: bool
+    wal_status: str
+    confirmed: Lsn
+    retained_bytes: int
+
+
+def server_facts(session: Session) -> ServerFacts:
+    """Settings and rights. The system identifier tells this cluster from every other."""
+    row = session.execute(
+        "SELECT current_setting('server_version_num')::int, current_setting('wal_level'), pg_is_in_recovery(),"
+        " (SELECT system_identifier::text FROM pg_control_system()), current_database()::text, current_user::text,"
+        " (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),"
+        " has_database_privilege(current_database(), 'CREATE'),"
+        " current_setting('max_replication_slots')::int, (SELECT count(*) FROM pg_replication_slots)::int"
+    ).fetchone()
+    assert row is not None
+    return ServerFacts(*row)
+
+
+def slot_facts(session: Session, slot: str) -> SlotFacts | None:
+    """The slot of this name, or None."""
+    row = session.execute(
+        "SELECT plugin::text, database::text, active, coalesce(wal_status, ''), coalesce(confirmed_flush_lsn, '0/0')::text,"
+        " coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0)::bigint"
+        " FROM pg_replication_slots WHERE slot_name = %s",
+        [slot],
+    ).fetchone()
+    if row is None:
+        return None
+    return SlotFacts(row[0] or "", row[1] or "", row[2], row[3], Lsn.parse(row[4]), row[5])
+
+
+def wal_position(session: Session) -> Lsn:
+    """Up to where WAL has been inserted: whatever is committed now is below it."""
+    row = session.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+    assert row is not None
+    return Lsn.parse(row[0])
+
+
+def emit_marker(session: Session) -> None:
+    """Write something that the slot has to send, so that its confirmed position passes what is there now."""
+    session.execute("SELECT pg_logical_emit_message(false, 'tandem.marker', '')")
+
+
+def visible_now(session: Session) -> Snapshot:
+    """What a statement that begins now would see. The server is the primary."""
+    row = session.execute("SELECT pg_current_snapshot()::text").fetchone()
+    assert row is not None
+    return Snapshot.parse(row[0])
+
+
+def published_tables(session: Session, publication: str) -> list[str] | None:
+    """Names of its tables as `schema.table`; None where there is no such publication."""
+    if session.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [publication]).fetchone() is None:
+        return None
+    rows = session.execute(
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s ORDER BY 1", [publication]
+    )
+    return [row[0] for row in rows.fetchall()]
+
+
+def publish(session: Session, publication: str, tables: Sequence[str]) -> None:
+    """Create the publication, or make it publish just these tables; a partitioned one through its root."""
+    names = sql.SQL(", ").join(sql.Identifier(*table.split(".", 1)) for table in tables)
+    if published_tables(session, publication) is None:
+        session.execute(
+            sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)").format(
+                sql.Identifier(publication), names
+            )
+        )
+    else:
+        session.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(publication), names))
+
+
+def drop_publication(session: Session, publication: str) -> None:
+    """Safe to repeat."""
+    session.execute(sql.SQL("DROP PUBLICATION IF EXISTS {}").format(sql.Identifier(publication)))
+
+
+def drop_slot(session: Session, slot: str) -> bool:
+    """Drop it. False where there is none. Raises Contended while something streams from it."""
+    found = slot_facts(session, slot)
+    if found is None:
+        return False
+    if found.active:
+        raise Contended(f"the slot {slot} is in use", remedy="wait until the connector has let it go")
+    session.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    return True
+
+
+class ExportedSnapshot:
+    """A snapshot that other sessions can take while this is open.
+
+    name: for SET TRANSACTION SNAPSHOT. lsn: where the stream begins that goes on from it, or a WAL position
+    read before it was taken.
+    """
+
+    def __init__(self, session: Session, name: str, lsn: Lsn) -> None:
+        self.session, self.name, self.lsn = session, name, lsn
+
+    def __enter__(self) -> ExportedSnapshot:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.session.close()
+
+
+def create_slot(source: SourceEndpoint) -> ExportedSnapshot:
+    """Create the slot with pgoutput; its snapshot shows just what the slot will not send, while it is held open."""
+    session = connect(source, replication=True, name="tandem slot")
+    with translated(source):
+        row = session.execute(
+            sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(sql.Identifier(source.slot))
+        ).fetchone()
+    assert row is not None
+    return ExportedSnapshot(session, row[2], Lsn.parse(row[1]))
+
+
+def export_snapshot(source: SourceEndpoint) -> ExportedSnapshot:
+    """A snapshot of now. Its lsn was read before, so every row in it is at least as new."""
+    session = connect(source, name="tandem snapshot")
+    with translated(source):
+        lsn = wal_position(session)
+        session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        row = session.execute("SELECT pg_export_snapshot()").fetchone()
+    assert row is not None
+    return ExportedSnapshot(session, row[0], lsn)

@@ -1,0 +1,116 @@
+"""What an event asks of its row, and what several events of one row ask together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from connectors.errors import DecodeFailed, SchemaChanged
+from connectors.events import ChangeEvent, Operation
+from consumers.mapping.plan import Key, TablePlan
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """The row has these values. whole: they are all there are. create: no document of an earlier life may shine through."""
+
+    key: Key
+    natives: Mapping[str, Any]
+    whole: bool
+    create: bool
+    at: int | None
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The row is deleted."""
+
+    key: Key
+    at: int | None
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The events do not say all: the row is read from PostgreSQL, in the transaction that writes it."""
+
+    key: Key
+    create: bool
+    at: int | None
+    lsn: int
+
+
+RowOp = Put | Gone | Read
+
+
+def decide(event: ChangeEvent, table: TablePlan) -> RowOp | None:
+    """What one event asks of its row; None for a tombstone, which says nothing new.
+
+    Raises DecodeFailed for a value that cannot be read, SchemaChanged when the event's columns are not those
+    that the plan was made for.
+    """
+    if event.op is Operation.TOMBSTONE:
+        return None
+    key = table.key_of(_key_natives(event, table))
+    if event.op is Operation.DELETE or event.row is None:
+        return Gone(key, event.offset, event.lsn)
+    if event.row.keys() | event.unsent != table.sent:
+        raise _changed(event, table)
+    create = event.op is not Operation.UPDATE
+    missing = event.unsent & table.names
+    if table.reread or missing & table.needed or (create and missing):
+        return Read(key, create, event.offset, event.lsn)
+    return Put(key, table.from_event(event.row), not missing, create, event.offset, event.lsn)
+
+
+def fold(ops: Iterable[RowOp]) -> dict[Key, RowOp]:
+    """Merge the operations of each row into one that leaves what they would leave one after the other.
+
+    ops: of one table, in topic order. A later value wins; one that was not sent keeps the earlier one. What
+    was asked of a row before it was deleted is void; what comes after that in part has to be read.
+    """
+    rows: dict[Key, RowOp] = {}
+    for op in ops:
+        before = rows.get(op.key)
+        rows[op.key] = op if before is None else merge(before, op)
+    return rows
+
+
+def merge(before: RowOp, op: RowOp) -> RowOp:
+    """Two operations of one row as one."""
+    if isinstance(op, Gone):
+        return op
+    if isinstance(op, Read):
+        return replace(op, create=op.create or isinstance(before, Gone) or before.create)
+    if isinstance(before, Gone):
+        return replace(op, create=True) if op.whole else Read(op.key, True, op.at, op.lsn)
+    if isinstance(before, Read):
+        return replace(op, create=before.create or op.create) if op.whole else replace(before, at=op.at, lsn=op.lsn)
+    natives = op.natives if op.whole else {**before.natives, **op.natives}
+    return replace(op, natives=natives, whole=before.whole or op.whole, create=before.create or op.create)
+
+
+def _key_natives(event: ChangeEvent, table: TablePlan) -> Mapping[str, Any]:
+    natives = table.from_event(event.key)
+    if any(natives.get(column) is None for column in table.key):
+        raise DecodeFailed(
+            f"{event.home.id} offset {event.offset}: the record's key lacks a column of {table.name}'s primary key",
+            remedy="was the primary key changed? run `tandem teardown` and set the pipeline up anew",
+        )
+    return natives
+
+
+def _changed(event: ChangeEvent, table: TablePlan) -> SchemaChanged:
+    there = set(event.row or ()) | event.unsent
+    new, lost = sorted(there - table.sent), sorted(table.sent - there)
+    return SchemaChanged(
+        f"{table.name} is no longer as it was when the consumers started",
+        remedy="look at the mapping, then start the consumers again; rows that got a new column's DEFAULT without an"
+        " event have to be loaded again (`tandem verify` names them)",
+        new_columns=", ".join(new) or "none",
+        missing_columns=", ".join(lost) or "none",
+        partition=event.home.id,
+        offset=event.offset,
+    )

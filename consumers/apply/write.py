@@ -1,0 +1,271 @@
+"""Rows into documents, staged rows and arrays, in a transaction that somebody else has begun (the write rule, clauses 3,
+4, 6, 7 and 9 of docs/write-rule.md). Whoever calls has written the positions first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson import Int64, ObjectId
+
+from connectors.mongo import ledger
+from connectors.mongo.transaction import Transaction, Write, anchor, write
+from connectors.positions import Lsn
+from connectors.postgres.rows import Row, Selected, TableRead
+from consumers.apply.decide import Gone, Put, Read, RowOp
+from consumers.contracts import Rows
+from consumers.mapping.ids import row_key
+from consumers.mapping.plan import Document, Key, Plan, RowPlan, TablePlan
+
+TableOps = Mapping[str, Mapping[Key, RowOp]]
+#: a staged row's fields: p: its parent's `_id`, d: the element, o: sort values, l: LSN
+_STAGED = {"p": 1, "d": 1, "o": 1}
+
+
+@dataclass(slots=True)
+class Applied:
+    """What a transaction did. rows: folded row operations. reread: rows read from PostgreSQL for them."""
+
+    rows: int = 0
+    reread: int = 0
+
+
+def table_read(table: TablePlan) -> TableRead:
+    """How rows of this table are read from PostgreSQL."""
+    kinds = {c.name: c for c in table.table.columns}
+    return TableRead(
+        table.name,
+        tuple(Selected(name, codec.select, codec.wire) for name, codec in table.columns),
+        table.key,
+        tuple(kinds[column].cast for column in table.key),
+    )
+
+
+def sync_of(use: RowPlan, key: Key, at: int | None, lsn: int) -> Document:
+    """`_sync` of a document. A key that its id does not give back is kept in it."""
+    stamp: Document = {"at": None if at is None else Int64(at), "lsn": Int64(lsn)}
+    if len(key) != 1 or not isinstance(key[0], int):
+        stamp["key"] = [str(value) for value in key]
+    return stamp
+
+
+def sort_key(values: Sequence[Any]) -> tuple[Any, ...]:
+    """Ascending, NULLs last, as PostgreSQL's default order is; texts by code point."""
+    return tuple((value is None, value) for value in values)
+
+
+def sortable(value: Any) -> Any:
+    """A native value in a form that BSON keeps and Python orders as PostgreSQL does."""
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return Int64(value)
+    return value if isinstance(value, float | str) else str(value)
+
+
+class RowWriter:
+    """Writes row operations. now_us: the clock that filters with now() are judged by, microseconds."""
+
+    def __init__(self, plan: Plan, rows: Rows, now_us: Callable[[], int]) -> None:
+        self.plan, self.rows, self.now_us = plan, rows, now_us
+        self._reads = {name: table_read(table) for name, table in plan.tables.items()}
+
+    def apply(self, tx: Transaction, ops: TableOps) -> Applied:
+        """Carry out the operations of a batch, folded per row. Raises Unappliable, Contended, Unavailable."""
+        now = self.now_us()
+        done = Applied(rows=sum(len(of) for of in ops.values()))
+        settled = {table: dict(of) for table, of in ops.items() if of}
+        self._absent_are_read(tx, settled, now)
+        done.reread = self._read(settled)
+        arrays = _Arrays(tx, self.plan)
+        for table, of in settled.items():
+            for use in self.plan.uses(table):
+                if use.array:
+                    self._stage(tx, use, of, now, arrays)
+        for table, of in settled.items():
+            for use in self.plan.uses(table):
+                if not use.array:
+                    self._documents(tx, use, of, now, arrays)
+        arrays.remake()
+        return done
+
+    # -- values that were not sent -----------------------------------------------------------------------------
+    def _absent_are_read(self, tx: Transaction, ops: dict[str, dict[Key, RowOp]], now: int) -> None:
+        """Where a row was sent in part and there is nothing to keep the rest from, it is read."""
+        for table, of in ops.items():
+            partial = [op for op in of.values() if isinstance(op, Put) and not op.whole]
+            for use in self.plan.uses(table) if partial else ():
+                inside = [op for op in partial if use.inside(op.natives, now)]
+                target = use.staging if use.array else use.collection
+                ids = {(row_key(op.key) if use.array else use.id_of(op.key)): op for op in inside}
+                there = {d["_id"] for d in tx.find(target, {"_id": {"$in": list(ids)}}, {"_id": 1})} if ids else set()
+                for found_id, op in ids.items():
+                    if found_id not in there:
+                        of[op.key] = Read(op.key, op.create, op.at, op.lsn)
+
+    def _read(self, ops: dict[str, dict[Key, RowOp]]) -> int:
+        """Replace each Read by what PostgreSQL has now, all in one snapshot. Returns how many there were."""
+        wanted = {
+            self._reads[table]: keys
+            for table, of in ops.items()
+            if (keys := [op.key for op in of.values() if isinstance(op, Read)])
+        }
+        if not wanted:
+            return 0
+        found, lsn = self.rows.read({read: [_texts(key) for key in keys] for read, keys in wanted.items()})
+        for read, keys in wanted.items():
+            of = ops[read.table]
+            natives = self._by_key(self.plan.tables[read.table], found[read.table])
+            for key in keys:
+                old = of[key]
+                assert isinstance(old, Read)
+                row = natives.get(_texts(key))
+                of[key] = (
+                    Gone(key, old.at, lsn) if row is None else Put(key, row, True, old.create, old.at, max(lsn, old.lsn))
+                )
+        return sum(len(keys) for keys in wanted.values())
+
+    @staticmethod
+    def _by_key(table: TablePlan, rows: Sequence[Row]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+        return {_texts(table.key_of(natives)): natives for natives in map(table.from_row, rows)}
+
+    def current(self, table: TablePlan, keys: Sequence[Key]) -> dict[tuple[str, ...], Mapping[str, Any]]:
+        """Native values of these rows as they are now, by the key's texts; those that are gone are absent."""
+        found, _ = self.rows.read({self._reads[table.name]: [_texts(key) for key in keys]})
+        return self._by_key(table, found[table.name])
+
+    # -- staged rows -------------------------------------------------------------------------------------------
+    def _stage(self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays) -> None:
+        ids = [row_key(key) for key in of]
+        parents = {d["_id"]: d["p"] for d in tx.find(use.staging, {"_id": {"$in": ids}}, {"p": 1})}
+        writes: list[Write] = []
+        for _id, op in zip(ids, of.values(), strict=True):
+            arrays.changed(use, parents.get(_id))
+            row = None if not isinstance(op, Put) or not use.inside(op.natives, now) else op
+            parent = use.parent_of(row.natives) if row else None
+            if row is None or parent is None:
+                if _id in parents:
+                    writes.append(write("delete", _id))
+                continue
+            arrays.changed(use, parent)
+            writes.append(self.staged(use, row, parent, now, _id in parents))
+        tx.bulk(use.staging, writes)
+
+    @staticmethod
+    def staged(use: RowPlan, row: Put, parent: ObjectId, now: int, known: bool) -> Write:
+        """The write of one staged row. One sent in part is laid over the one that is known."""
+        document = RowWriter.staged_document(use, row, parent, now)
+        if row.whole or not known:
+            return write("replace", row_key(row.key), document)
+        element = document.pop("d")
+        return write("set", row_key(row.key), {**document, **{f"d.{name}": value for name, value in element.items()}})
+
+    @staticmethod
+    def staged_document(use: RowPlan, row: Put, parent: ObjectId, now: int) -> Document:
+        """A staged row: its parent, sort values, LSN and element. Raises MappingFailed."""
+        order = [sortable(row.natives[column]) for column in use.order]
+        return {"p": parent, "o": order, "l": Int64(row.lsn), "d": use.document(row.natives, now)}
+
+    # -- documents ---------------------------------------------------------------------------------------------
+    def _documents(self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays) -> None:
+        ids = {use.id_of(key): op for key, op in of.items()}
+        embeds = self.plan.arrays.get(use.collection)
+        there = {d["_id"] for d in tx.find(use.collection, {"_id": {"$in": list(ids)}}, {"_id": 1})} if embeds else set()
+        writes: list[Write] = []
+        for _id, op in ids.items():
+            if not isinstance(op, Put) or not use.inside(op.natives, now):
+                if embeds and _id in there:
+                    arrays.gone(use.collection, _id)
+                if not embeds or _id in there:
+                    writes.append(write("delete", _id))
+                continue
+            document = use.document(op.natives, now)
+            document["_sync"] = sync_of(use, op.key, op.at, op.lsn)
+            if embeds and (op.create or _id not in there):
+                arrays.come(use.collection, _id)
+                document.update({array: [] for array in embeds})
+            elif embeds:
+                arrays.there(use.collection, _id)
+            writes.append(write("replace" if op.create or (embeds and _id not in there) else "set", _id, document))
+        tx.bulk(use.collection, writes)
+
+    # -- after a truncate --------------------------------------------------------------------------------------
+    def remove_below(self, tx: Transaction, use: RowPlan, ids: Sequence[Any], lsn: Lsn) -> int:
+        """Remove those of these documents or staged rows that are older than a truncate. Returns how many."""
+        arrays = _Arrays(tx, self.plan)
+        target, stamp = (use.staging, "l") if use.array else (use.collection, "_sync.lsn")
+        query = {"_id": {"$in": list(ids)}, stamp: {"$lt": Int64(lsn)}}
+        for found in tx.find(target, query, {"p": 1}):
+            if use.array:
+                arrays.changed(use, found.get("p"))
+            elif self.plan.arrays.get(use.collection):
+                arrays.gone(use.collection, found["_id"])
+        removed = tx.delete(target, query)
+        arrays.remake()
+        return removed
+
+
+class _Arrays:
+    """Which parents' arrays have to be made anew, and their anchors: all who change what an array is made from
+    meet there, and one of two that do so at once conflicts and runs again (reads alone would not: write skew)."""
+
+    def __init__(self, tx: Transaction, plan: Plan) -> None:
+        self._tx, self._plan = tx, plan
+        self._parents: dict[str, set[ObjectId]] = {}
+        self._arrays: dict[tuple[str, ObjectId], set[str]] = {}
+        self._exists: dict[tuple[str, ObjectId], bool] = {}
+
+    def changed(self, use: RowPlan, parent: ObjectId | None) -> None:
+        """A row of this parent's array has come, gone or changed."""
+        if parent is not None and use.array:
+            self._parents.setdefault(use.collection, set()).add(parent)
+            self._arrays.setdefault((use.collection, parent), set()).add(use.array)
+
+    def come(self, collection: str, parent: ObjectId) -> None:
+        """This parent is new, or begins a new life."""
+        self._parents.setdefault(collection, set()).add(parent)
+        self._arrays.setdefault((collection, parent), set()).update(self._plan.arrays[collection])
+        self._exists[collection, parent] = True
+
+    def gone(self, collection: str, parent: ObjectId) -> None:
+        """This parent is no longer there."""
+        self._parents.setdefault(collection, set()).add(parent)
+        self._exists[collection, parent] = False
+
+    def there(self, collection: str, parent: ObjectId) -> None:
+        """This parent is known to be there."""
+        self._exists[collection, parent] = True
+
+    def remake(self) -> None:
+        """Write the anchors, then every array that has a parent to be in."""
+        for collection, parents in self._parents.items():
+            ordered = sorted(parents)
+            self._tx.bulk(ledger.ANCHORS, [anchor(f"{collection}/{parent}") for parent in ordered])
+            there = self._those_there(collection, ordered)
+            for array, use in self._plan.arrays.get(collection, {}).items():
+                mine = [p for p in there if array in self._arrays.get((collection, p), ())]
+                made = arrays_from_staging(self._tx, use, mine)
+                self._tx.bulk(collection, [write("set", p, {array: made.get(p, [])}) for p in mine])
+
+    def _those_there(self, collection: str, parents: Iterable[ObjectId]) -> list[ObjectId]:
+        unknown = [p for p in parents if (collection, p) not in self._exists]
+        if unknown:
+            found = {d["_id"] for d in self._tx.find(collection, {"_id": {"$in": unknown}}, {"_id": 1})}
+            self._exists.update({(collection, p): p in found for p in unknown})
+        return [p for p in parents if self._exists[collection, p]]
+
+
+def arrays_from_staging(tx: Transaction, use: RowPlan, parents: Sequence[ObjectId]) -> dict[ObjectId, list[Document]]:
+    """The array of each of these parents that has any rows, from what is staged, in its order."""
+    rows: dict[ObjectId, list[Document]] = {}
+    if parents:
+        for staged in tx.find(use.staging, {"p": {"$in": list(parents)}}, _STAGED):
+            rows.setdefault(staged["p"], []).append(staged)
+    return {
+        parent: [row["d"] for row in sorted(of, key=lambda row: sort_key(row["o"]))] for parent, of in rows.items()
+    }
+
+
+def _texts(key: Key) -> tuple[str, ...]:
+    return tuple(str(value) for value in key)

@@ -1,0 +1,431 @@
+"""The mapping compiled against the source's catalog: for each table, what is made of its rows.
+
+A table may be used several times: as a collection of its own, and embedded in others. Each use is a `RowPlan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from bson import ObjectId
+
+from connectors.errors import DecodeFailed, MappingFailed
+from connectors.postgres.catalog import Column, Table
+from consumers.mapping import filters, spec
+from consumers.mapping.ids import KeyValue, object_id, row_key
+from consumers.mapping.spec import Path_
+from consumers.mapping.values import CODECS, Codec, Convert, codec
+
+Natives = Mapping[str, Any]
+Document = dict[str, Any]
+Key = tuple[KeyValue, ...]
+
+
+#: types whose staged values order in Python as they do in PostgreSQL (texts by code point)
+SORTABLE = frozenset(name for name, kind in CODECS.items() if kind.key) | {
+    "timestamp with time zone",
+    "timestamp without time zone",
+    "date",
+    "time without time zone",
+    "boolean",
+    "double precision",
+    "real",
+} - {"enum", "character"}
+
+
+class ColumnPlan(NamedTuple):
+    """One column as it is read: its name and how its values travel."""
+
+    name: str
+    codec: Codec
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What is read of one table, whatever it is used for.
+
+    columns: those that some use needs, in the table's order; names: theirs. key: its primary key. reread:
+    those that no event carries faithfully, so that every change makes the row be read from PostgreSQL.
+    sent: every column that an event of this table has, needed or not. needed: columns without which a row
+    sent in part cannot be judged or placed by some use.
+    """
+
+    table: Table
+    columns: tuple[ColumnPlan, ...]
+    names: frozenset[str]
+    reread: frozenset[str]
+    sent: frozenset[str]
+    needed: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """`schema.table`."""
+        return self.table.name
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Its primary key's columns."""
+        return self.table.key
+
+    def key_of(self, natives: Natives) -> Key:
+        """The primary key's values, in its order."""
+        return tuple(natives[column] for column in self.table.key)
+
+    def from_event(self, sent: Natives) -> dict[str, Any]:
+        """Native values of the needed columns that were sent. Raises DecodeFailed."""
+        natives = {}
+        for name, kind in self.columns:
+            if name in sent:
+                value = sent[name]
+                try:
+                    natives[name] = value if value is None or kind.from_event is None else kind.from_event(value)
+                except (ValueError, TypeError, ArithmeticError) as error:
+                    raise DecodeFailed(
+                        f"{self.name}.{name}: an event's value cannot be read: {type(error).__name__}",
+                        remedy="has the column's type changed? restart the consumers, then retry the parked event",
+                    ) from error
+        return natives
+
+    def from_row(self, row: Sequence[Any]) -> dict[str, Any]:
+        """Native values of a row of PostgreSQL, given in the order of `columns`."""
+        return {
+            name: value if value is None or kind.from_row is None else kind.from_row(value)
+            for (name, kind), value in zip(self.columns, row, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """One use of a table: a collection's documents, or (array is set) elements of an array in them.
+
+    collection: the target's name. parent: of an embedded row, the columns with its parent's key, and the
+    parent's table. order: sort columns of an embedded row, its key last. needed: columns without which a
+    row that was sent in part cannot be judged or placed. names: the fields in their order.
+    """
+
+    table: TablePlan
+    collection: str
+    array: str | None
+    fields: tuple[tuple[str, str, Convert | None], ...]
+    references: tuple[tuple[str, str, str], ...]
+    computed: tuple[tuple[str, Callable[[Natives, int], Any], Convert | None], ...]
+    constants: tuple[tuple[str, Any], ...]
+    where: Callable[[Natives, int], Any] | None
+    where_sql: str | None
+    needed: frozenset[str]
+    parent_columns: tuple[str, ...]
+    parent_table: str
+    order: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def staging(self) -> str:
+        """The collection with this use's staged rows, one document each."""
+        return f"_tandem_rows_{self.collection}_{self.array}"
+
+    def inside(self, natives: Natives, now_us: int) -> bool:
+        """Whether the row is there under its filter (three-valued: only true is)."""
+        return self.where is None or self.where(natives, now_us) is True
+
+    def id_of(self, key: Key) -> ObjectId:
+        """The `_id` of the document of the row with this key."""
+        return object_id(self.table.name, key)
+
+    def parent_of(self, natives: Natives) -> ObjectId | None:
+        """The `_id` of the parent's document; None where the row has no parent."""
+        values = tuple(natives[column] for column in self.parent_columns)
+        return None if None in values else object_id(self.parent_table, values)
+
+    def document(self, natives: Natives, now_us: int) -> Document:
+        """The fields that these values give, in the mapping's order. Columns that are absent give none.
+
+        Raises MappingFailed, naming table and column.
+        """
+        fields: Document = {}
+        column = ""
+        try:
+            for name, column, convert in self.fields:
+                if column in natives:
+                    value = natives[column]
+                    fields[name] = value if value is None or convert is None else convert(value)
+            for name, column, table in self.references:
+                if column in natives:
+                    value = natives[column]
+                    fields[name] = None if value is None else object_id(table, (value,))
+            for name, compute, convert in self.computed:
+                column = name
+                value = compute(natives, now_us)
+                fields[name] = value if value is None or convert is None else convert(value)
+        except (MappingFailed, ValueError) as error:
+            what = error.what if isinstance(error, MappingFailed) else str(error)
+            raise MappingFailed(
+                f"{self.table.name}.{column}: {what}",
+                remedy="mend the row, or omit the column in the mapping; then retry the parked event",
+            ) from error
+        fields.update(self.constants)
+        return {name: fields[name] for name in self.names if name in fields}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole mapping, compiled. groups: collections that share tables, loaded and let go together."""
+
+    tables: Mapping[str, TablePlan]
+    documents: Mapping[str, RowPlan]
+    arrays: Mapping[str, Mapping[str, RowPlan]]
+    groups: tuple[tuple[str, ...], ...]
+    declared: spec.Mapping_
+    _uses: dict[str, list[RowPlan]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def uses(self, table: str) -> list[RowPlan]:
+        """Every use of a table: embedded ones first, since parents are made from what they stage."""
+        return self._uses.get(table, [])
+
+    def __post_init__(self) -> None:
+        for arrays in self.arrays.values():
+            for use in arrays.values():
+                self._uses.setdefault(use.table.name, []).append(use)
+        for use in self.documents.values():
+            self._uses.setdefault(use.table.name, []).append(use)
+
+    def document_of(self, table: str) -> RowPlan | None:
+        """The use of a table as a collection's documents, None where it is only embedded."""
+        return next((use for use in self.uses(table) if use.array is None), None)
+
+    def group_tables(self, group: Sequence[str]) -> tuple[str, ...]:
+        """Every table that feeds one of these collections."""
+        return tuple(dict.fromkeys(t for name in group for t in self.declared.collections[name].tables))
+
+    def targets(self) -> Iterator[str]:
+        """Names of every MongoDB collection that rows are written to, staging included."""
+        for name in self.documents:
+            yield name
+            for use in self.arrays.get(name, {}).values():
+                yield use.staging
+
+
+def staged_key(key: Key) -> str:
+    """The `_id` of a staged row."""
+    return row_key(key)
+
+
+class _Compiler:
+    """Collects every mistake, then raises once."""
+
+    def __init__(self, declared: spec.Mapping_, catalog: Mapping[str, Table]) -> None:
+        self.declared, self.catalog = declared, catalog
+        self.mistakes: list[tuple[Path_, str]] = []
+
+    def table_of(self, collection: str) -> str:
+        return self.declared.collections[collection].table or ""
+
+    def wrong(self, path: Path_, what: str) -> None:
+        self.mistakes.append((path, what))
+
+    def unknown(self, path: Path_, table: Table, column: str) -> bool:
+        if table.column(column) is not None:
+            return False
+        self.wrong(path, f"{table.name} has no column '{column}' (it has: {', '.join(c.name for c in table.columns)})")
+        return True
+
+    def use(
+        self, path: Path_, shape: spec.Shape, collection: str, array: str | None, parent: Table | None
+    ) -> RowPlan | None:
+        table = self.catalog.get(shape.table)
+        if table is None:
+            self.wrong((*path, "from"), f"there is no table {shape.table} in the source database")
+            return None
+        before = len(self.mistakes)
+        foreign = shape.foreign_key if isinstance(shape, spec.Embed) else ()
+        order = shape.order_by if isinstance(shape, spec.Embed) else ()
+        self._columns_exist(path, shape, table, (*foreign, *order), order)
+        if parent is not None and len(foreign) != len(parent.key):
+            self.wrong(
+                (*path, "foreign_key"), f"it has to name as many columns as {parent.name}'s key ({', '.join(parent.key)})"
+            )
+        types = {c.name: c.type for c in table.columns}
+        where = self._expression((*path, "where"), shape.where, types, boolean=True) if shape.where else None
+        computed = {
+            name: self._expression((*path, "computed", name), text, types) for name, text in shape.computed.items()
+        }
+        if len(self.mistakes) > before:
+            return None
+        return self._row_plan(shape, table, collection, array, parent, foreign, order, where, computed)
+
+    def _columns_exist(
+        self, path: Path_, shape: spec.Shape, table: Table, others: Sequence[str], order: Sequence[str]
+    ) -> None:
+        for column in shape.rename:
+            self.unknown((*path, "rename", column), table, column)
+        for column in shape.omit:
+            self.unknown((*path, "omit"), table, column)
+        for name, reference in shape.references.items():
+            self.unknown((*path, "references", name), table, reference.column)
+        for column in others:
+            self.unknown((*path, "order_by" if column in order else "foreign_key"), table, column)
+        for column in order:
+            kind = table.column(column)
+            if kind is not None and kind.type not in SORTABLE:
+                self.wrong((*path, "order_by"), f"{table.name}.{column}: an array cannot be ordered by a {kind.type}")
+        for column in table.key:
+            kind = table.column(column)
+            if kind is not None and not codec(kind.type).key:
+                self.wrong((*path, "from"), f"{table.name}.{column}: a primary key of type {kind.type} is not supported")
+
+    def _expression(
+        self, path: Path_, text: str, types: Mapping[str, str], *, boolean: bool = False
+    ) -> tuple[filters.Expression, Callable[[Natives, int], Any], str] | None:
+        try:
+            expression = filters.parse(text)
+            result = expression.check(types)
+            if boolean and result != "boolean":
+                raise filters.FilterInvalid(f"a condition is needed, and this is a {result}")
+            return expression, expression.compile(types), result
+        except filters.FilterInvalid as error:
+            self.wrong(path, str(error))
+            return None
+
+    def _row_plan(
+        self,
+        shape: spec.Shape,
+        table: Table,
+        collection: str,
+        array: str | None,
+        parent: Table | None,
+        foreign: Sequence[str],
+        order: Sequence[str],
+        where: tuple[filters.Expression, Callable[[Natives, int], Any], str] | None,
+        computed: Mapping[str, tuple[filters.Expression, Callable[[Natives, int], Any], str] | None],
+    ) -> RowPlan:
+        left_out = {*shape.omit, *foreign, *(r.column for r in shape.references.values())}
+        fields, names = [], []
+        referenced: dict[str, list[str]] = {}
+        for name, reference in shape.references.items():
+            referenced.setdefault(reference.column, []).append(name)
+            if reference.keep:
+                referenced[reference.column].append(reference.keep)
+                kind = codec(_column(table, reference.column).type)
+                fields.append((reference.keep, reference.column, kind.to_bson))
+        for column in table.columns:
+            if column.name not in left_out:
+                name = shape.rename.get(column.name, spec.camel_case(column.name))
+                fields.append((name, column.name, codec(column.type).to_bson))
+                names.append(name)
+            names += referenced.get(column.name, [])
+        sort = tuple(dict.fromkeys((*order, *table.key))) if array else ()
+        expressions = [e for e in (where, *computed.values()) if e is not None]
+        needed = frozenset().union(*(e[0].columns for e in expressions), foreign, sort if array else (), table.key)
+        used = needed | {c for _, c, _ in fields} | {r.column for r in shape.references.values()}
+        return RowPlan(
+            table=_table_plan(table, used, needed),
+            collection=collection,
+            array=array,
+            fields=tuple(fields),
+            references=tuple((n, r.column, self.table_of(r.to)) for n, r in shape.references.items()),
+            computed=tuple((n, e[1], codec(e[2]).to_bson) for n, e in computed.items() if e is not None),
+            constants=tuple(shape.constants.items()),
+            where=where[1] if where else None,
+            where_sql=where[0].sql() if where else None,
+            needed=needed,
+            parent_columns=tuple(foreign),
+            parent_table=parent.name if parent else "",
+            order=sort,
+            names=tuple(dict.fromkeys((*names, *shape.computed, *shape.constants))),
+        )
+
+
+def _column(table: Table, name: str) -> Column:
+    column = table.column(name)
+    assert column is not None, f"{table.name}.{name} was checked before"
+    return column
+
+
+def not_carried(table: Table) -> tuple[str, ...]:
+    """Columns that are kept out of the events: Debezium would lose or refuse values, or PostgreSQL does not send them."""
+    return tuple(c.name for c in table.columns if c.generated or not codec(c.type).carried)
+
+
+def _table_plan(table: Table, used: AbstractSet[str], needed: AbstractSet[str]) -> TablePlan:
+    names = frozenset(c.name for c in table.columns if c.name in used)
+    left_out = frozenset(not_carried(table))
+    return TablePlan(
+        table=table,
+        columns=tuple(ColumnPlan(c.name, codec(c.type)) for c in table.columns if c.name in names),
+        names=names,
+        reread=names & left_out,
+        sent=frozenset(c.name for c in table.columns) - left_out,
+        needed=frozenset(needed),
+    )
+
+
+def compile_plan(declared: spec.Mapping_, catalog: Mapping[str, Table], lines: spec.Lines) -> Plan:
+    """The plan of a mapping for the tables of a catalog. Raises MappingInvalid with the line of every mistake."""
+    compiler = _Compiler(declared, catalog)
+    documents: dict[str, RowPlan] = {}
+    arrays: dict[str, dict[str, RowPlan]] = {}
+    for name, collection in declared.collections.items():
+        shape = collection.shape
+        if shape is None:
+            continue
+        path: Path_ = ("collections", name)
+        use = compiler.use(path, shape, name, None, None)
+        if use is not None:
+            documents[name] = use
+        parent = catalog.get(shape.table)
+        for array, embed in collection.embed.items():
+            if parent is None:
+                continue
+            staged = compiler.use((*path, "embed", array), embed, name, array, parent)
+            if staged is not None:
+                arrays.setdefault(name, {})[array] = staged
+        _fields_are_distinct(compiler, path, name, documents, arrays, collection)
+    if compiler.mistakes:
+        raise lines.invalid(compiler.mistakes)
+    return _merged(declared, documents, arrays)
+
+
+def _fields_are_distinct(
+    compiler: _Compiler,
+    path: Path_,
+    name: str,
+    documents: Mapping[str, RowPlan],
+    arrays: Mapping[str, Mapping[str, RowPlan]],
+    collection: spec.Collection,
+) -> None:
+    """A field that two things would write is a mistake; so is one that tandem keeps for itself."""
+    uses = [(path, documents.get(name), tuple(collection.embed))]
+    uses += [((*path, "embed", array), use, ()) for array, use in arrays.get(name, {}).items()]
+    for place, use, more in uses:
+        if use is None:
+            continue
+        written = [f for f, _, _ in use.fields] + [f for f, _, _ in use.references]
+        written += [f for f, _, _ in use.computed] + [f for f, _ in use.constants] + list(more)
+        for field in sorted({f for f in written if written.count(f) > 1}):
+            compiler.wrong(place, f"two things would be written to the field '{field}': rename or omit one")
+        for field in {"_id", "_sync"} & set(written):
+            compiler.wrong(place, f"the field '{field}' is tandem's own: rename the column")
+
+
+def _merged(
+    declared: spec.Mapping_, documents: Mapping[str, RowPlan], arrays: Mapping[str, Mapping[str, RowPlan]]
+) -> Plan:
+    """One TablePlan per table, with the columns that any of its uses needs."""
+    uses = [*documents.values(), *(use for of in arrays.values() for use in of.values())]
+    tables: dict[str, TablePlan] = {}
+    for name in declared.tables:
+        mine = [use for use in uses if use.table.name == name]
+        tables[name] = _table_plan(
+            mine[0].table.table, {n for use in mine for n in use.table.names}, {n for use in mine for n in use.needed}
+        )
+    return Plan(
+        tables=tables,
+        documents={n: replace(use, table=tables[use.table.name]) for n, use in documents.items()},
+        arrays={
+            n: {a: replace(use, table=tables[use.table.name]) for a, use in of.items()} for n, of in arrays.items()
+        },
+        groups=tuple(declared.load_groups()),
+        declared=declared,
+    )

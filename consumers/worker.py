@@ -1,0 +1,402 @@
+"""The loop: poll, decide, write. One transaction holds a batch and the positions that it moves (docs/write-rule.md).
+
+Any line may die: the transaction leaves all of it or nothing, and the next owner starts at the position.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from bson import Int64
+from bson.binary import Binary
+
+from connectors.debezium.envelope import decode
+from connectors.errors import Broken, Contended, Moved, SourceReplaced, Unappliable, Unavailable, UniqueTaken
+from connectors.events import ChangeEvent, Operation, Record
+from connectors.mongo import ledger
+from connectors.mongo.transaction import Transaction, Transactions
+from connectors.positions import Lsn, Partition, Snapshot
+from consumers.apply.decide import RowOp, decide, fold
+from consumers.apply.untangle import parked_id, untangle
+from consumers.apply.write import RowWriter
+from consumers.contracts import Rows, Stream
+from consumers.mapping.ids import row_key
+from consumers.mapping.plan import Key, Plan
+
+#: how long the parked copy of a record may be, bytes
+_PARKED_BYTES = 64_000
+#: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
+_SUSPECT_AFTER_S = 1.0
+
+
+class Log(Protocol):
+    """Where the worker says what an operator has to know."""
+
+    def __call__(self, message: str, **facts: object) -> None: ...
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a worker has done since it started."""
+
+    events: int = 0
+    rows: int = 0
+    reread: int = 0
+    batches: int = 0
+    conflicts: int = 0
+    parked: int = 0
+    untangled: int = 0
+    moved: int = 0
+    last_commit_ms: int = 0
+
+
+@dataclass(slots=True)
+class Batch:
+    """Records in a row, each partition's in order; where each partition is before them and after them."""
+
+    records: list[Record]
+    moves: dict[Partition, tuple[int, int]]
+    events: list[tuple[Record, ChangeEvent]] = field(default_factory=list)
+
+
+class Worker:
+    """One consumer. name: unique among all that run. unit tests hand in twins of stream and rows."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        stream: Stream,
+        transactions: Transactions,
+        rows: Rows,
+        plan: Plan,
+        placeholder: str,
+        topic_ids: Callable[[], dict[str, str]],
+        now_us: Callable[[], int],
+        log: Log,
+        batch_events: int = 500,
+        batch_bytes: int = 8_000_000,
+    ) -> None:
+        self.name, self.stream, self.transactions, self.rows, self.plan = name, stream, transactions, rows, plan
+        self.placeholder, self.topic_ids, self.log = placeholder, topic_ids, log
+        self.batch_events, self.batch_bytes = batch_events, batch_bytes
+        self.writer = RowWriter(plan, rows, now_us)
+        self.tally = Tally()
+        self.at: dict[Partition, int | None] = {}
+        self._generation = -1
+        self._backlog: list[Record] = []
+        self._looked_at_holds = 0.0
+        self._told = 0.0
+        self._seen: Snapshot | None = None
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+    def run(self, stop: Callable[[], bool], enough: Callable[[], bool] = lambda: False) -> None:
+        """Work until stop() says so, or enough() does, which is asked every second and may do work of its own.
+
+        Servers that are away are waited for. Raises Broken and Refused errors.
+        """
+        waiting, asked = 0.0, time.monotonic()
+        while not stop():
+            try:
+                self.step()
+                if waiting:
+                    self.log("all servers answer again")
+                waiting = 0.0
+                if time.monotonic() - asked > 1:
+                    asked = time.monotonic()
+                    if enough():
+                        return
+            except Moved as moved:
+                self.tally.moved += 1
+                self.log("positions were moved by others: going on at MongoDB's", **moved.facts)
+                self._forget()
+            except Unavailable as away:
+                self.log(f"waiting: {away.what}", remedy=away.remedy)
+                self._forget()
+                waiting = min(max(waiting * 2, 0.2), 5.0)
+                _sleep(waiting, stop)
+
+    def step(self, timeout_ms: int = 200) -> bool:
+        """Poll once and apply what came. False when nothing came."""
+        if not self._backlog:
+            polled = self.stream.poll(timeout_ms, self.batch_events)
+            if self.stream.generation != self._generation:
+                self._place()
+                return True
+            self._backlog = [r for partition in polled for r in polled[partition]]
+            self._look_at_holds()
+        if not self._backlog:
+            self._skip_markers()
+            self._tell(now=False)
+            return self._jobs()
+        batch = self._cut()
+        self._consume(batch)
+        self._backlog = self._backlog[len(batch.records) :]
+        return True
+
+    def close(self) -> None:
+        """Leave in order: nothing is in flight between two steps."""
+        self._tell(now=True)
+        ledger.forget_worker(self.transactions.db, self.name)
+        self.transactions.close()
+
+    # -- positions -----------------------------------------------------------------------------------------------
+    def _forget(self) -> None:
+        self._generation, self._backlog, self.at = -1, [], {}
+
+    def _place(self) -> None:
+        """After an assignment or an error: go on at MongoDB's positions."""
+        generation = self.stream.generation
+        self._forget()
+        mine = self.stream.assigned()
+        if mine:
+            ledger.register_worker(self.transactions.db, self.name, self.transactions.session_id, mine)
+        self.at = self._positions(mine)
+        self.stream.place(self.at)
+        self._generation = generation
+
+    def _positions(self, partitions: frozenset[Partition]) -> dict[Partition, int | None]:
+        found = ledger.positions(self.transactions.db, partitions)
+        ids = self.topic_ids() if partitions else {}
+        for partition in partitions:
+            position = found.get(partition)
+            if position is None or position.topic_id != ids.get(partition.topic):
+                raise SourceReplaced(
+                    f"the topic {partition.topic} is not the one that this pipeline was set up with",
+                    remedy="it was made anew: run `tandem teardown`, `tandem setup` and `tandem snapshot`",
+                )
+        return {p: (found[p].at if found[p].holder is None else None) for p in partitions}
+
+    def _look_at_holds(self) -> None:
+        """Start reading what was held and is no longer."""
+        held = frozenset(p for p, at in self.at.items() if at is None)
+        if held and time.monotonic() - self._looked_at_holds > 0.5:
+            self._looked_at_holds = time.monotonic()
+            free = {p: at for p, at in self._positions(held).items() if at is not None}
+            self.at.update(free)
+            self.stream.place(free)
+
+    def _skip_markers(self) -> None:
+        """Move positions over markers of transactions, which are no records, so that they reach the end."""
+        moves = {}
+        for partition, at in self.at.items():
+            if at is not None and (end := self.stream.position(partition)) > at:
+                moves[partition] = (at, end)
+        if moves:
+            self._transact(moves, lambda tx, marks: None)
+
+    def _tell(self, *, now: bool) -> None:
+        """Every few seconds, and at the end."""
+        if now or time.monotonic() - self._told > 5:
+            self._told = time.monotonic()
+            known = {p: at for p, at in self.at.items() if at is not None}
+            if known and self.stream.generation == self._generation:
+                self.stream.tell(known)
+
+    # -- a batch -------------------------------------------------------------------------------------------------
+    def _cut(self) -> Batch:
+        """The next batch: bounded by bytes; a truncate stands alone."""
+        taken: list[Record] = []
+        events: list[tuple[Record, ChangeEvent]] = []
+        size = 0
+        for record in self._backlog:
+            size += len(record.value or b"")
+            if taken and size > self.batch_bytes:
+                break
+            event = self._decoded(record)
+            if event is not None and event.op is Operation.TRUNCATE:
+                if taken:
+                    break
+                taken, events = [record], [(record, event)]
+                break
+            taken.append(record)
+            if event is not None:
+                events.append((record, event))
+        return Batch(taken, self._moves(taken, whole=len(taken) == len(self._backlog)), events)
+
+    def _decoded(self, record: Record) -> ChangeEvent | None:
+        """None for a record that cannot be decoded: it is parked when its turn comes."""
+        try:
+            return decode(record, self.placeholder)
+        except Unappliable:
+            return None
+
+    def _moves(self, records: Sequence[Record], *, whole: bool) -> dict[Partition, tuple[int, int]]:
+        ends: dict[Partition, int] = {}
+        for record in records:
+            ends[record.home] = record.offset + 1
+        moves = {}
+        for partition, end in ends.items():
+            start = self.at[partition]
+            if start is None or end <= start:
+                raise Moved(f"{partition.id} is read from elsewhere", remedy="go on at the position that MongoDB has")
+            moves[partition] = (start, max(end, self.stream.position(partition)) if whole else end)
+        return moves
+
+    def _consume(self, batch: Batch) -> None:
+        """Apply a batch. What cannot be applied is found by halving, and then handled alone."""
+        self._await_visible(batch)
+        records, size = batch.records, len(batch.records)
+        while records:
+            part = records[:size]
+            moves = batch.moves if len(part) == len(batch.records) else self._moves(part, whole=False)
+            try:
+                self._transact(moves, lambda tx, marks, part=part: self._apply(tx, part, marks))  # type: ignore[misc]
+            except Unappliable as trouble:
+                if len(part) > 1:
+                    size = len(part) // 2
+                    continue
+                self._alone(part[0], moves, trouble)
+            self.tally.events += len(part)
+            records = records[len(part) :]
+        self.tally.batches += 1
+
+    def _await_visible(self, batch: Batch) -> None:
+        """Wait until PostgreSQL shows every transaction of the batch: a commit can be decoded before that."""
+        pause = 0.002
+        unseen = {e.tx for _, e in batch.events if e.tx is not None and not self._is_old(e.tx)}
+        while unseen:
+            shown = self._seen = self.rows.visible_now()
+            unseen = {tx for tx in unseen if not shown.shows(tx)}
+            if unseen:
+                time.sleep(pause)
+                pause = min(pause * 1.5, 0.2)
+
+    def _is_old(self, tx: int) -> bool:
+        return self._seen is not None and self._seen.full_id(tx) < self._seen.xmin
+
+    def _transact(
+        self, moves: dict[Partition, tuple[int, int]], work: Callable[[Transaction, dict[Partition, Lsn]], object]
+    ) -> None:
+        """Move the positions and do the work, in one transaction; again after each conflict."""
+        since, pause = time.monotonic(), 0.004
+
+        def whole(tx: Transaction) -> None:
+            work(tx, ledger.advance(tx, moves))
+
+        while True:
+            try:
+                self.transactions.once(whole)
+                break
+            except Contended:
+                self.tally.conflicts += 1
+                if time.monotonic() - since > _SUSPECT_AFTER_S:
+                    since = time.monotonic()
+                    ended = ledger.end_sessions_of_others(self.transactions.db, self.name, moves)
+                    if ended:
+                        self.log("ended the sessions of former owners of these partitions", sessions=ended)
+                time.sleep(pause)
+                pause = min(pause * 2, 0.2)
+        for partition, (_, end) in moves.items():
+            self.at[partition] = end
+
+    def _apply(self, tx: Transaction, records: Sequence[Record], marks: dict[Partition, Lsn]) -> None:
+        """The events of a transaction, in order."""
+        ops: dict[str, list[RowOp]] = {}
+        behind = self._parked_of(tx)
+        latest = 0
+        for record in records:
+            event = decode(record, self.placeholder)
+            latest = max(latest, event.commit_ms)
+            if event.op is Operation.TRUNCATE:
+                self._truncate(tx, event)
+                continue
+            if event.op is Operation.TOMBSTONE or event.lsn < marks[record.home] or event.table not in self.plan.tables:
+                continue
+            op = decide(event, self.plan.tables[event.table])
+            if op is None:
+                continue
+            if behind and parked_id(event.table, op.key) in behind:
+                self._park(tx, record, event.table, op.key, "ParkedBehind", "an earlier event of this row is parked")
+                continue
+            ops.setdefault(event.table, []).append(op)
+        applied = self.writer.apply(tx, {table: fold(of) for table, of in ops.items()})
+        self.tally.rows += applied.rows
+        self.tally.reread += applied.reread
+        self.tally.last_commit_ms = max(self.tally.last_commit_ms, latest)
+
+    # -- what cannot be applied ----------------------------------------------------------------------------------
+    @staticmethod
+    def _parked_of(tx: Transaction) -> frozenset[str]:
+        """Keys of rows with something parked: few, or somebody has been told to look."""
+        return frozenset(d["_id"] for d in tx.find(ledger.PARKED, {}, {"_id": 1}))
+
+    def _alone(self, record: Record, moves: dict[Partition, tuple[int, int]], trouble: Unappliable) -> None:
+        """One event that could not be applied: untangled where a unique value is in the way, else parked."""
+        if isinstance(trouble, UniqueTaken):
+            try:
+                self._transact(moves, lambda tx, marks: self._untangle(tx, record))
+                self.tally.untangled += 1
+                return
+            except Unappliable as again:
+                trouble = again
+        self._transact(moves, lambda tx, marks: self._park_record(tx, record, trouble))
+        self.tally.parked += 1
+        self.log(f"parked: {trouble.what}", partition=record.home.id, offset=record.offset, remedy=trouble.remedy)
+
+    def _untangle(self, tx: Transaction, record: Record) -> None:
+        event = decode(record, self.placeholder)
+        op = decide(event, self.plan.tables[event.table])
+        use = self.plan.document_of(event.table)
+        if op is None or use is None:
+            raise UniqueTaken("an array's row violates a unique index", remedy="look at the index")
+        untangle(tx, self.writer, use, op.key)
+
+    def _park_record(self, tx: Transaction, record: Record, trouble: Unappliable) -> None:
+        table, key = record.home.topic, None
+        try:
+            event = decode(record, self.placeholder)
+            table, plan = event.table, self.plan.tables[event.table]
+            key = plan.key_of(plan.from_event(event.key))
+        except (Unappliable, KeyError):
+            pass
+        self._park(tx, record, table, key, trouble.code, trouble.what)
+
+    @staticmethod
+    def _park(tx: Transaction, record: Record, table: str, key: Key | None, code: str, reason: str) -> None:
+        key_id = parked_id(table, key) if key is not None else f"{record.home.id}@{record.offset}"
+        ledger.park(
+            tx,
+            key_id,
+            table=table,
+            key=row_key(key) if key is not None else "",
+            partition=record.home.id,
+            code=code,
+            reason=reason,
+            event={
+                "at": Int64(record.offset),
+                "code": code,
+                "key": Binary((record.key or b"")[:_PARKED_BYTES]),
+                "value": Binary((record.value or b"")[:_PARKED_BYTES]),
+            },
+        )
+
+    # -- truncates -----------------------------------------------------------------------------------------------
+    def _truncate(self, tx: Transaction, event: ChangeEvent) -> None:
+        """The watermark goes where every transaction of the table looks and writes; the rows go by a job."""
+        lsn = ledger.mark(tx, event.table, Lsn(event.lsn))
+        ledger.record_job(tx, event.table, lsn)
+
+    def _jobs(self) -> bool:
+        """Carry out truncates: documents and staged rows older than the watermark go. True when there were any."""
+        jobs = ledger.jobs(self.transactions.db)
+        for job in jobs:
+            for use in self.plan.uses(job.table):
+                while ids := ledger.older_than(
+                    self.transactions.db, use.staging if use.array else use.collection, "l" if use.array else "_sync.lsn", job.lsn
+                ):
+                    self.transactions.repeat(lambda tx, use=use, ids=ids, lsn=job.lsn: self.writer.remove_below(tx, use, ids, lsn))  # type: ignore[misc]
+            self.transactions.repeat(lambda tx, job=job: ledger.strike(tx, job))  # type: ignore[misc]
+        return bool(jobs)
+
+
+def _sleep(seconds: float, stop: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not stop():
+        time.sleep(0.05)
+
+
+__all__ = ["Batch", "Broken", "Log", "Tally", "Worker"]

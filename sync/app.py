@@ -1,0 +1,254 @@
+"""The composition root: the only file that names concrete classes and puts them together."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from connectors.debezium import config
+from connectors.errors import MappingInvalid, NotComplete, NotSetUp, SyncError
+from connectors.kafka.admin import Admin
+from connectors.kafka.consumer import GroupConsumer
+from connectors.mongo import client as mongo
+from connectors.mongo import ledger
+from connectors.mongo.client import Database
+from connectors.mongo.transaction import Transactions
+from connectors.positions import Lsn
+from connectors.postgres.client import connect, translated
+from connectors.postgres.rows import CurrentRows
+from consumers.mapping import spec
+from consumers.mapping.plan import Plan
+from consumers.worker import Tally, Worker
+from sync.lag.status import StatusReport, look
+from sync.lag.token import Completeness, Standing, Token, parse_target
+from sync.settings import Settings
+from sync.setup import target
+from sync.setup.make import Setup, SetupReport, Teardown, load_plan
+from sync.snapshot.load import Loader, LoadReport
+from sync.verify.report import VerifyReport
+from sync.verify.run import verify as run_verify
+
+Log = Callable[..., None]
+
+
+def now_us() -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000
+
+
+def setup(settings: Settings, log: Log) -> SetupReport:
+    """Make what the pipeline needs; the slot's snapshot is let go."""
+    report = Setup(settings, log).run()
+    if report.slot_snapshot is not None:
+        report.slot_snapshot.session.close()
+    return report
+
+
+def teardown(settings: Settings, log: Log, *, drop_collections: bool) -> list[str]:
+    """Take away what setup made."""
+    return Teardown(settings, log).run(drop_collections=drop_collections)
+
+
+def snapshot(
+    settings: Settings,
+    log: Log,
+    *,
+    replace_existing: bool = False,
+    watch: Callable[[LoadReport], None] | None = None,
+) -> LoadReport:
+    """Load what is not loaded. A pipeline that is not set up is set up first, and its slot's snapshot is read.
+
+    watch: called twice a second with the report as it is.
+    """
+    with ExitStack() as stack:
+        slot_snapshot = None
+        if not _is_set_up(settings):
+            slot_snapshot = Setup(settings, log).run().slot_snapshot
+            if slot_snapshot is not None:
+                stack.enter_context(slot_snapshot)
+        with connect(settings.source, name="tandem snapshot") as session:
+            plan = load_plan(settings, session)
+        loader = Loader(
+            settings.source,
+            settings.target,
+            plan,
+            settings.limits,
+            log=log,
+            slot_snapshot=slot_snapshot,
+            replace_existing=replace_existing,
+        )
+        stack.callback(loader.db.client.close)
+        if watch is None:
+            return loader.load()
+        return _watched(loader, watch)
+
+
+def _watched(loader: Loader, watch: Callable[[LoadReport], None]) -> LoadReport:
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(0.5):
+            watch(loader.report)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        return loader.load()
+    finally:
+        done.set()
+        thread.join()
+        watch(loader.report)
+
+
+def _is_set_up(settings: Settings) -> bool:
+    db = mongo.connect(settings.target, name="tandem")
+    try:
+        known = ledger.state(db, "pipeline")
+        return bool(known and known.get("slotMade"))
+    finally:
+        db.client.close()
+
+
+def _is_loading(db: Database) -> bool:
+    """Whether a loader says that it lives."""
+    known = ledger.state(db, "load")
+    return bool(known and known.get("beat"))
+
+
+class Consumers:
+    """One consumer process: a worker, and what it does besides when it has caught up."""
+
+    def __init__(self, settings: Settings, log: Log, *, until_caught_up: bool = False) -> None:
+        self.settings, self.log, self.until_caught_up = settings, log, until_caught_up
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._unique: list[tuple[str, spec.Index]] = []
+        self._until: Lsn | None = None
+
+    def run(self, stop: Callable[[], bool]) -> Tally:
+        """Work until stopped, or caught up with what was committed when this began. Raises Broken and Refused errors."""
+        settings = self.settings
+        with ExitStack() as stack:
+            session = stack.enter_context(connect(settings.source, name="tandem consumer"))
+            plan = load_plan(settings, session)
+            db = mongo.connect(settings.target, name="tandem consumer")
+            stack.callback(db.client.close)
+            admin = stack.enter_context(Admin(settings.kafka))
+            topics = [config.topic_of(settings.kafka.topic_prefix, table) for table in plan.tables]
+            if not ledger.positions(db):
+                raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+            rows = CurrentRows(settings.source)
+            stack.callback(rows.close)
+            complete = Completeness(session, db, admin, settings.source.slot)
+            stack.callback(complete.close)
+            stream = GroupConsumer(settings.kafka, topics, self.name)
+            stack.callback(stream.close)
+            worker = Worker(
+                name=self.name,
+                stream=stream,
+                transactions=Transactions(db),
+                rows=rows,
+                plan=plan,
+                placeholder=config.placeholder(settings.source, settings.kafka),
+                topic_ids=lambda: {name: topic.id for name, topic in admin.topics(topics).items()},
+                now_us=now_us,
+                log=self.log,
+                batch_events=settings.limits.batch_events,
+                batch_bytes=settings.limits.batch_bytes,
+            )
+            stack.callback(worker.close)
+            self._unique = target.missing_unique(db, plan.declared)
+            self._until = complete.now() if self.until_caught_up else None
+            self.log("consuming", topics=len(topics), group=settings.kafka.group_id, name=self.name)
+            worker.run(stop, lambda: self._enough(db, admin, plan, complete))
+        return worker.tally
+
+    def _enough(self, db: Database, admin: Admin, plan: Plan, complete: Completeness) -> bool:
+        """Build unique indexes of what has caught up; say whether all is done that was asked for."""
+        if self._unique:
+            ready = _caught_up(db, admin, plan)
+            self._unique = [w for w in self._unique if w[0] not in ready] + target.build_unique(
+                db, [w for w in self._unique if w[0] in ready], self.log
+            )
+        if self._until is None:
+            return False
+        standing = complete.look(self._until)
+        if standing.held and not _is_loading(db):
+            raise NotComplete(
+                f"not loaded yet: {', '.join(standing.held)}", remedy="run `tandem snapshot` first, or beside this"
+            )
+        if standing.parked and len(standing.missing) == 1:
+            raise NotComplete(
+                f"caught up, but {standing.parked} rows are parked",
+                remedy="see `tandem status` for the reason; mend the rows",
+            )
+        return standing.token is not None and not self._unique
+
+
+def _caught_up(db: Database, admin: Admin, plan: Plan) -> set[str]:
+    """Collections whose tables are not held and have been applied to their ends as of now."""
+    positions = ledger.positions(db)
+    ends = admin.ends(list(positions))
+    behind = {p.table for partition, p in positions.items() if p.holder or p.at < ends[partition]}
+    return {name for name in plan.documents if not set(plan.declared.collections[name].tables) & behind}
+
+
+def wait_for(
+    settings: Settings, wanted: str, timeout_s: float | None, tell: Callable[[Standing], None] = lambda _: None
+) -> Token:
+    """The completeness token of an LSN, or of now. Raises NotComplete."""
+    with ExitStack() as stack:
+        complete = _completeness(settings, stack)
+        return complete.wait(parse_target(wanted, complete.now), timeout_s, tell)
+
+
+def _completeness(settings: Settings, stack: ExitStack) -> Completeness:
+    session = stack.enter_context(connect(settings.source, name="tandem wait-for"))
+    db = mongo.connect(settings.target, name="tandem wait-for")
+    stack.callback(db.client.close)
+    complete = Completeness(session, db, stack.enter_context(Admin(settings.kafka)), settings.source.slot)
+    stack.callback(complete.close)
+    return complete
+
+
+def status(settings: Settings) -> StatusReport:
+    """Every component, and how far each collection is."""
+    return look(settings)
+
+
+def verify(
+    settings: Settings,
+    *,
+    collections: Sequence[str] | None = None,
+    timeout_s: float = 60,
+    progress: Callable[[str, int], None] | None = None,
+) -> VerifyReport:
+    """Compare every document with its row. What differs is looked at again when the consumers have applied it."""
+    declared = spec.load(settings.mapping)
+    unknown = sorted(set(collections or ()) - {name for name, c in declared.collections.items() if c.table})
+    if unknown:
+        raise MappingInvalid(
+            f"{settings.mapping} has no collection with a table named {', '.join(unknown)}",
+            remedy=f"name one of: {', '.join(name for name, c in declared.collections.items() if c.table)}",
+        )
+    with ExitStack() as stack:
+        complete = _completeness(settings, stack)
+        return run_verify(
+            declared,
+            settings.source,
+            settings.target,
+            collections=collections,
+            wait=lambda lsn: _waited(complete, lsn, timeout_s),
+            progress=progress,
+        )
+
+
+def _waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
+    complete.wait(lsn, timeout_s)
+
+
+__all__ = ["Consumers", "SyncError", "setup", "snapshot", "status", "teardown", "translated", "verify", "wait_for"]

@@ -1,0 +1,142 @@
+"""What the commands print: logs and progress on stderr, results on stdout, one JSON document with `--json`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import datetime
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from connectors.errors import SyncError
+from sync.lag.status import StatusReport
+from sync.lag.token import Token
+from sync.snapshot.load import LoadReport
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def log(message: str, **facts: object) -> None:
+    """One line for an operator, on stderr."""
+    clock = datetime.now().strftime("%H:%M:%S")
+    more = "  ".join(f"{name}={value}" for name, value in facts.items())
+    err.print(f"[dim]{clock}[/] {escape(message)}" + (f"  [dim]{escape(more)}[/]" if more else ""), soft_wrap=True)
+
+
+def print_json(content: object) -> None:
+    """The one JSON document on stdout."""
+    sys.stdout.write(json.dumps(content, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_error(error: SyncError, *, as_json: bool) -> None:
+    """What happened, the facts, what to do, whether a retry helps."""
+    if as_json:
+        print_json(error.as_dict())
+    err.print(f"[red]error[/] {escape(error.what)}  [dim]({error.code})[/]", soft_wrap=True)
+    for name, value in error.facts.items():
+        err.print(f"  {name}: {escape(str(value))}", soft_wrap=True)
+    err.print(f"  [bold]what to do[/]: {escape(error.remedy)}", soft_wrap=True)
+    if error.retry_helps:
+        err.print("  the same command may go through later")
+
+
+def print_token(token: Token) -> None:
+    """The completeness token."""
+    out.print(f"complete as of [bold]{token.lsn}[/], seen {token.at}, {len(token.positions)} partitions")
+
+
+_MARKS = {True: "[green]ok[/]", False: "[red]not in order[/]", None: "[yellow]unknown[/]"}
+
+
+def _number(value: int | None) -> str:
+    return "unknown" if value is None else f"{value:,}"
+
+
+def print_status(report: StatusReport) -> None:
+    """Components, lag, collections."""
+    parts = Table("component", "", "what", box=None, pad_edge=False)
+    for part in report.parts:
+        remedy = f"\n[dim]{escape(part.remedy)}[/]" if part.remedy and not part.ok else ""
+        parts.add_row(part.name, _MARKS[part.ok], escape(part.what) + remedy)
+    out.print(parts)
+    out.print(
+        f"lag: {_number(report.wal_bytes)} bytes of WAL not yet in Kafka, {_number(report.records)} records not yet"
+        f" applied, {_number(report.parked)} rows parked"
+    )
+    table = Table("collection", "table", "phase", "loaded", "documents", "records behind")
+    for column in table.columns[3:]:
+        column.justify = "right"
+    for c in report.collections:
+        loaded = f"{c.chunks_done}/{c.chunks} chunks" if c.chunks else "-"
+        table.add_row(c.name, c.table, c.phase, loaded, _number(c.documents), _number(c.behind))
+    out.print(table)
+
+
+def print_load(report: LoadReport) -> None:
+    """What was loaded."""
+    if not report.collections:
+        out.print("everything is loaded already")
+        return
+    table = Table("collection", "rows in the table", "documents", "staged rows", "parked")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, of in report.collections.items():
+        table.add_row(name, f"{of.total:,}", f"{of.rows:,}", f"{of.staged:,}", f"{of.parked:,}")
+    out.print(table)
+    rows = sum(of.rows + of.staged for of in report.collections.values())
+    kind = "the slot's own snapshot" if report.exact else "a later snapshot; the stream brings the rest in line"
+    speed = f"{rows / report.seconds:,.0f} rows/s" if report.seconds > 0 else ""
+    out.print(f"{rows:,} rows in {report.seconds:.1f} s ({speed}), read at {report.lsn} under {kind}")
+
+
+class LoadProgress:
+    """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bars = Progress(
+            TextColumn("{task.description:>16}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=err,
+        )
+        self._tasks: dict[str, object] = {}
+        self._began, self._first = time.monotonic(), dict[str, int]()
+        self._said = 0.0
+
+    def __enter__(self) -> LoadProgress:
+        if err.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if err.is_terminal:
+            self._bars.stop()
+
+    def __call__(self, report: LoadReport) -> None:
+        """Show the report as it is now."""
+        collections = dict(report.collections)
+        for name, of in collections.items():
+            self._first.setdefault(name, of.rows)
+        seconds = max(time.monotonic() - self._began, 0.001)
+        if err.is_terminal:
+            for name, of in collections.items():
+                done = of.total if of.released else of.rows
+                if name not in self._tasks:
+                    self._tasks[name] = self._bars.add_task(name, total=of.total, speed="")
+                speed = f"{(of.rows - self._first[name]) / seconds:,.0f}/s"
+                self._bars.update(self._tasks[name], completed=done, total=max(of.total, 1), speed=speed)  # type: ignore[arg-type]
+        elif collections and time.monotonic() - self._said > 5:
+            self._said = time.monotonic()
+            rows, total = sum(of.rows for of in collections.values()), sum(of.total for of in collections.values())
+            speed_now = (rows - sum(self._first.values())) / seconds
+            left = f", about {(total - rows) / speed_now:.0f} s left" if speed_now > 0 else ""
+            err.print(f"loaded {rows:,} of at most {total:,} rows, {speed_now:,.0f}/s{left}")

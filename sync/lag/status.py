@@ -1,0 +1,190 @@
+"""`tandem status`: every component, and how far each collection is. What cannot be asked is said to be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from connectors.debezium.connect import Connect
+from connectors.errors import SyncError
+from connectors.kafka.admin import Admin
+from connectors.mongo import client as mongo
+from connectors.mongo import ledger
+from connectors.mongo.client import Database
+from connectors.mongo.transaction import Transactions
+from connectors.postgres import slots
+from connectors.postgres.client import connect, translated
+from consumers.mapping import spec
+from sync.lag.token import read_ledger
+from sync.settings import Settings
+
+
+@dataclass(slots=True)
+class Part:
+    """One component. ok: None where it could not be asked."""
+
+    name: str
+    ok: bool | None
+    what: str
+    remedy: str = ""
+
+
+@dataclass(slots=True)
+class CollectionStanding:
+    """One collection. behind: Kafka records not yet applied; None where unknown. phase: unloaded, loading, streaming."""
+
+    name: str
+    table: str
+    phase: str = "unknown"
+    documents: int | None = None
+    behind: int | None = None
+    chunks: int = 0
+    chunks_done: int = 0
+
+
+@dataclass(slots=True)
+class StatusReport:
+    """Everything at one look."""
+
+    parts: list[Part] = field(default_factory=list)
+    collections: list[CollectionStanding] = field(default_factory=list)
+    wal_bytes: int | None = None
+    records: int | None = None
+    parked: int | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Every component answers and is in order, and nothing is parked."""
+        return all(part.ok for part in self.parts) and self.parked == 0
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        return {
+            "ok": self.ok,
+            "components": [
+                {"name": p.name, "ok": p.ok, "what": p.what, **({"remedy": p.remedy} if p.remedy else {})}
+                for p in self.parts
+            ],
+            "lag": {"wal_bytes": self.wal_bytes, "records": self.records, "parked": self.parked},
+            "collections": [
+                {
+                    "name": c.name,
+                    "table": c.table,
+                    "phase": c.phase,
+                    "documents": c.documents,
+                    "behind": c.behind,
+                    "chunks": c.chunks,
+                    "chunks_done": c.chunks_done,
+                }
+                for c in self.collections
+            ],
+        }
+
+
+def look(settings: Settings, timeout_ms: int = 4_000) -> StatusReport:
+    """Ask every component. Raises only what is wrong with the mapping file."""
+    declared = spec.load(settings.mapping)
+    report = StatusReport(
+        collections=[CollectionStanding(n, c.table) for n, c in declared.collections.items() if c.table]
+    )
+    db: Database | None = None
+    _ask(report, "PostgreSQL", lambda: _postgres(settings, report))
+    _ask(report, "Connect", lambda: _connect(settings))
+
+    def target() -> Part:
+        nonlocal db
+        db = mongo.connect(settings.target, timeout_ms=timeout_ms, name="tandem status")
+        return _mongo(db, declared, report)
+
+    _ask(report, "MongoDB", target)
+    _ask(report, "Kafka", lambda: _kafka(settings, db, declared, report, timeout_ms))
+    if db is not None:
+        _ask(report, "consumers", lambda: _consumers(db))
+        db.client.close()
+    return report
+
+
+def _ask(report: StatusReport, name: str, question: Callable[[], Part]) -> None:
+    try:
+        report.parts.append(question())
+    except SyncError as error:
+        report.parts.append(Part(name, None if error.retry_helps else False, error.what, error.remedy))
+
+
+def _postgres(settings: Settings, report: StatusReport) -> Part:
+    with connect(settings.source, name="tandem status") as session, translated(settings.source):
+        slot = slots.slot_facts(session, settings.source.slot)
+        if slot is None:
+            return Part("PostgreSQL", False, f"there is no slot {settings.source.slot}", "run `tandem setup`")
+        report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
+        retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
+        if slot.wal_status == "lost":
+            return Part("PostgreSQL", False, f"the slot {settings.source.slot} is lost", "run `tandem teardown`, set up anew")
+        if not slot.active:
+            return Part("PostgreSQL", False, f"nobody streams from the slot {settings.source.slot}; {retained}", "see Connect")
+        return Part("PostgreSQL", True, f"the slot {settings.source.slot} streams; {retained}")
+
+
+def _connect(settings: Settings) -> Part:
+    with Connect(settings.connect, timeout_s=5) as rest:
+        state = rest.state()
+    if state.running:
+        return Part("Connect", True, f"the connector {settings.connect.connector} runs")
+    what = f"the connector {settings.connect.connector} is {state.connector}"
+    if state.failure:
+        what += f": {state.failure}"
+    return Part("Connect", False, what, "run `tandem setup`: it makes or restarts the connector")
+
+
+def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
+    transactions = Transactions(db)
+    try:
+        found = read_ledger(transactions)
+    finally:
+        transactions.close()
+    report.parked = found.parked
+    if not found.positions:
+        return Part("MongoDB", False, "the pipeline is not set up", "run `tandem setup`")
+    with mongo.translated():
+        chunks = list(db[ledger.CHUNKS].find({}, {"collection": 1, "done": 1}))
+        for standing in report.collections:
+            standing.documents = db[standing.name].estimated_document_count()
+    for standing in report.collections:
+        mine = [c for c in chunks if c["collection"] == standing.name]
+        standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
+        tables = declared.collections[standing.name].tables
+        held = [p.holder for p in found.positions.values() if p.table in tables and p.holder]
+        standing.phase = "streaming" if not held else "unloaded" if ledger.UNLOADED in held else "loading"
+    jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
+    if found.parked:
+        with mongo.translated():
+            first = db[ledger.PARKED].find_one({}) or {}
+        what = f"{found.parked} rows are parked, the first: {first.get('table')} {first.get('key')}: {first.get('reason')}"
+        return Part("MongoDB", False, what + jobs, "mend the row or the mapping; see docs/operations.md, Parked rows")
+    return Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")
+
+
+def _kafka(
+    settings: Settings, db: Database | None, declared: spec.Mapping_, report: StatusReport, timeout_ms: int
+) -> Part:
+    with Admin(settings.kafka, timeout_ms=timeout_ms) as admin:
+        if db is None:
+            admin.topics([])
+            return Part("Kafka", True, "answers; how far it is applied is unknown, as MongoDB does not answer")
+        positions = ledger.positions(db)
+        ends = admin.ends(list(positions)) if positions else {}
+    behind = {p: max(0, end - positions[p].at) for p, end in ends.items()}
+    report.records = sum(behind.values())
+    for standing in report.collections:
+        tables = declared.collections[standing.name].tables
+        standing.behind = sum(n for p, n in behind.items() if positions[p].table in tables)
+    return Part("Kafka", True, f"{len({p.topic for p in ends})} topics, {report.records} records not yet applied")
+
+
+def _consumers(db: Database) -> Part:
+    with mongo.translated():
+        workers = list(db[ledger.WORKERS].find({}))
+    assigned = sum(len(w["partitions"]) for w in workers)
+    if not workers:
+        return Part("consumers", False, "none is registered", "start `tandem run`")
+    return Part("consumers", True, f"{len(workers)} registered, with {assigned} partitions")

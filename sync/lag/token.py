@@ -1,0 +1,163 @@
+"""Complete as of an LSN (docs/write-rule.md, "When is it complete?").
+
+(a) The slot's confirmed position has reached the LSN: Kafka has acknowledged everything up to it. (b) Then the end
+offsets of all topic partitions are read. (c) Then, in one read of MongoDB: all positions have reached them, nothing is
+held, no job is left, nothing is parked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from connectors.errors import NotComplete, NotSetUp, SettingsInvalid, SlotLost
+from connectors.kafka.admin import Admin
+from connectors.mongo import ledger
+from connectors.mongo.client import Database
+from connectors.mongo.ledger import Position
+from connectors.mongo.transaction import Transaction, Transactions
+from connectors.positions import Lsn, Partition
+from connectors.postgres import slots
+from connectors.postgres.client import Session, translated
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """MongoDB's side in one snapshot."""
+
+    positions: Mapping[Partition, Position]
+    jobs: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """The target holds everything that was committed up to lsn. positions: partition -> offset reached."""
+
+    lsn: Lsn
+    at: str
+    positions: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`, and to hand on."""
+        return {"lsn": str(self.lsn), "at": self.at, "positions": dict(self.positions)}
+
+
+@dataclass(slots=True)
+class Standing:
+    """What is missing. Empty `missing` means complete. parked and held will not mend themselves."""
+
+    missing: list[str] = field(default_factory=list)
+    parked: int = 0
+    held: list[str] = field(default_factory=list)
+    behind: int = 0
+    token: Token | None = None
+
+
+def read_ledger(transactions: Transactions) -> Ledger:
+    """Positions, jobs and parked events in one snapshot."""
+
+    def work(tx: Transaction) -> Ledger:
+        found = {p.partition: p for p in map(Position.of, tx.find(ledger.POSITIONS, {}))}
+        return Ledger(found, len(tx.find(ledger.JOBS, {}, {"_id": 1})), len(tx.find(ledger.PARKED, {}, {"_id": 1})))
+
+    return transactions.repeat(work)
+
+
+def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
+    """Whether the ledger, read after these ends, which were read after the slot had confirmed lsn, is complete. Pure."""
+    standing = Standing(parked=found.parked)
+    for partition, end in ends.items():
+        position = found.positions.get(partition)
+        if position is None or position.at < end:
+            standing.behind += end - (position.at if position else 0)
+    if standing.behind:
+        standing.missing.append(f"{standing.behind} records are not yet applied")
+    standing.held = sorted({p.table for p in found.positions.values() if p.holder is not None})
+    if standing.held:
+        standing.missing.append(f"not loaded yet, or held: {', '.join(standing.held)}")
+    if found.jobs:
+        standing.missing.append(f"{found.jobs} truncates are still being carried out")
+    if found.parked:
+        standing.missing.append(f"{found.parked} rows are parked")
+    if not standing.missing:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        standing.token = Token(lsn, at, {p.id: position.at for p, position in sorted(found.positions.items())})
+    return standing
+
+
+class Completeness:
+    """Asks the three servers in the order that makes the answer rigorous. Holds a session of each."""
+
+    def __init__(self, session: Session, db: Database, admin: Admin, slot: str) -> None:
+        self.session, self.db, self.admin, self.slot = session, db, admin, slot
+        self.transactions = Transactions(db)
+        self._asked: Lsn | None = None
+
+    def close(self) -> None:
+        """Close what this made itself."""
+        self.transactions.close()
+
+    def now(self) -> Lsn:
+        """The LSN below which everything is that is committed by now."""
+        with translated():
+            return slots.wal_position(self.session)
+
+    def look(self, lsn: Lsn) -> Standing:
+        """Whether the target is complete as of lsn, at this moment. Raises SlotLost, Unavailable."""
+        with translated():
+            slot = slots.slot_facts(self.session, self.slot)
+            if slot is None or slot.wal_status == "lost":
+                raise SlotLost(
+                    f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: the pipeline can't be complete any more",
+                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+                )
+            if slot.confirmed < lsn:
+                if self._asked != lsn:  # something to send, so that the slot moves past what is asked for
+                    slots.emit_marker(self.session)
+                    self._asked = lsn
+                state = "" if slot.active else "; nobody streams from the slot"
+                return Standing([f"{lsn - slot.confirmed} bytes of WAL are not yet in Kafka{state}"])
+        positions = ledger.positions(self.db)
+        if not positions:
+            raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+        return judge(lsn, self.admin.ends(list(positions)), read_ledger(self.transactions))
+
+    def wait(
+        self, lsn: Lsn, timeout_s: float | None, tell: Callable[[Standing], None] = lambda _: None
+    ) -> Token:
+        """Return when complete as of lsn. Raises NotComplete after timeout_s, or as soon as only parked rows are missing."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        pause = 0.02
+        while True:
+            standing = self.look(lsn)
+            if standing.token is not None:
+                return standing.token
+            tell(standing)
+            only_parked = len(standing.missing) == 1 and standing.parked > 0
+            if only_parked or (until is not None and time.monotonic() >= until):
+                raise NotComplete(
+                    f"the target is not complete as of {lsn}: {'; '.join(standing.missing)}",
+                    remedy="mend the parked rows" if only_parked else _remedy(standing),
+                    lsn=str(lsn),
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.5)
+
+
+def _remedy(standing: Standing) -> str:
+    if standing.held:
+        return "run `tandem snapshot`, or wait for it"
+    return "wait longer (--timeout), and see `tandem status`: do consumers and connector run?"
+
+
+def parse_target(text: str, now: Callable[[], Lsn]) -> Lsn:
+    """`now`, or an LSN. Raises SettingsInvalid."""
+    if text == "now":
+        return now()
+    try:
+        return Lsn.parse(text)
+    except ValueError:
+        raise SettingsInvalid(f"'{text}' is no LSN", remedy="give `now`, or an LSN such as 16/B374D848") from None

@@ -1,0 +1,67 @@
+"""What PostgreSQL has to be like, judged from facts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from connectors.errors import SourceNotReady, TableUnfit
+from connectors.postgres.catalog import Table
+from connectors.postgres.slots import ServerFacts
+
+OLDEST = 150_000
+
+
+def judge_server(facts: ServerFacts, slot_exists: bool) -> None:
+    """Raise SourceNotReady, with all that is not in order."""
+    wrong: list[tuple[str, str]] = []
+    if facts.in_recovery:
+        wrong.append(("it is a standby", "give the primary's address"))
+    if facts.version < OLDEST:
+        wrong.append((f"its version is {facts.version // 10_000}", "15 or later is needed"))
+    if facts.wal_level != "logical":
+        wrong.append(
+            (
+                f"wal_level is '{facts.wal_level}', not 'logical'",
+                "ALTER SYSTEM SET wal_level = 'logical', then restart the server",
+            )
+        )
+    if not facts.may_replicate:
+        wrong.append(
+            (f"the role {facts.role} has no REPLICATION attribute", f'ALTER ROLE "{facts.role}" REPLICATION')
+        )
+    if not slot_exists and facts.used_slots >= facts.max_slots:
+        wrong.append(
+            (
+                f"all {facts.max_slots} replication slots are in use",
+                "raise max_replication_slots and restart, or drop a slot that nobody needs",
+            )
+        )
+    if wrong:
+        raise SourceNotReady(
+            "PostgreSQL is not ready: " + "; ".join(what for what, _ in wrong),
+            remedy="; ".join(remedy for _, remedy in wrong),
+            database=facts.database,
+        )
+
+
+def judge_tables(tables: Mapping[str, Table], collections: Mapping[str, Sequence[str]]) -> None:
+    """Raise TableUnfit with every table that cannot be replicated as it is. collections: table -> who maps it."""
+    wrong: list[str] = []
+    remedies: list[str] = []
+    for name, table in tables.items():
+        where = f"{name} (mapped by {', '.join(collections.get(name, ()))})"
+        if table.kind not in ("r", "p"):
+            wrong.append(f"{where} is no table")
+            remedies.append(f"map the tables that {name} is made from")
+            continue
+        if table.persistence != "p":
+            wrong.append(f"{where} is not logged, so its changes are in no WAL")
+            remedies.append(f"ALTER TABLE {name} SET LOGGED")
+        if not table.key:
+            wrong.append(f"{where} has no primary key")
+            remedies.append(f"ALTER TABLE {name} ADD PRIMARY KEY (...)")
+        elif table.replica_identity == "n":
+            wrong.append(f"{where} has REPLICA IDENTITY NOTHING: its updates and deletes would be refused")
+            remedies.append(f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT")
+    if wrong:
+        raise TableUnfit("tables cannot be replicated as they are: " + "; ".join(wrong), remedy="; ".join(remedies))

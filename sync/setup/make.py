@@ -1,0 +1,311 @@
+"""`tandem setup` and `tandem teardown`. Each step finds what is there and makes what is missing, so that a run that was
+stopped anywhere is finished by the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from connectors.debezium import config
+from connectors.debezium.connect import PLUGIN, Connect
+from connectors.errors import ConnectRefused, Contended, MappingInvalid, SlotLost, SourceReplaced, TopicMissing
+from connectors.kafka.admin import Admin
+from connectors.mongo import client as mongo
+from connectors.mongo import ledger, schema
+from connectors.mongo.client import Database
+from connectors.positions import Partition
+from connectors.postgres import catalog, slots
+from connectors.postgres.client import Session, connect, parameters, translated
+from connectors.postgres.slots import ExportedSnapshot
+from consumers.mapping import spec
+from consumers.mapping.plan import Plan, compile_plan, not_carried
+from sync.settings import Settings
+from sync.setup import judge, target
+
+Log = Callable[..., None]
+_HOUR_MS = 3_600_000
+_MAX_MESSAGE = 20 << 20
+
+
+@dataclass(slots=True)
+class SetupReport:
+    """What was made now, what was there, and what a person should know."""
+
+    made: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    slot_snapshot: ExportedSnapshot | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        return {"made": self.made, "warnings": self.warnings}
+
+
+def load_plan(settings: Settings, session: Session) -> Plan:
+    """The mapping file, compiled against the source as it is now. Raises MappingInvalid."""
+    declared = spec.load(settings.mapping)
+    with translated(settings.source):
+        found = catalog.tables(session, declared.tables)
+        lines = spec.Lines.of(settings.mapping)
+        missing = [name for name in declared.tables if name not in found]
+        if missing:
+            raise _missing_tables(declared, missing, lines, session)
+    return compile_plan(declared, found, lines)
+
+
+def _missing_tables(
+    declared: spec.Mapping_, missing: list[str], lines: spec.Lines, session: Session
+) -> MappingInvalid:
+    places: list[tuple[tuple[str | int, ...], str]] = []
+    for name, collection in declared.collections.items():
+        embeds = [(("collections", name, "embed", array, "from"), e.table) for array, e in collection.embed.items()]
+        for path, table in [(("collections", name, "from"), collection.table), *embeds]:
+            if table in missing:
+                near = catalog.similar_names(session, str(table))
+                hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+                places.append((path, f"there is no table {table} in the source database{hint}"))
+    return lines.invalid(places)
+
+
+class Setup:
+    """One run of `tandem setup`."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.settings, self.log, self.report = settings, log, SetupReport()
+
+    def run(self) -> SetupReport:
+        """Look at everything first, then make what is missing. Raises named errors; can be run again."""
+        settings = self.settings
+        with connect(settings.source, name="tandem setup") as session, translated(settings.source):
+            plan = load_plan(settings, session)
+            facts = slots.server_facts(session)
+            slot = slots.slot_facts(session, settings.source.slot)
+            judge.judge_server(facts, slot is not None)
+            mapped = {
+                t: [n for n, c in plan.declared.collections.items() if t in c.tables] for t in plan.declared.tables
+            }
+            judge.judge_tables({name: t.table for name, t in plan.tables.items()}, mapped)
+            self._tell_what_is_reread(plan)
+            db = mongo.connect(settings.target, name="tandem setup")
+            try:
+                with Connect(settings.connect) as rest, Admin(settings.kafka) as admin:
+                    wanted = self._wanted_connector(plan)
+                    _check_connect(rest, wanted)
+                    self._make(session, facts, slot, plan, db, rest, admin, wanted)
+            finally:
+                db.client.close()
+        return self.report
+
+    def _make(
+        self,
+        session: Session,
+        facts: slots.ServerFacts,
+        slot: slots.SlotFacts | None,
+        plan: Plan,
+        db: Database,
+        rest: Connect,
+        admin: Admin,
+        wanted: dict[str, str],
+    ) -> None:
+        source = self.settings.source
+        self._target(db, plan)
+        self._same_source(db, facts)
+        self._topics(admin, plan, db)
+        tables = list(plan.declared.tables)
+        published = slots.published_tables(session, source.publication)
+        if published is None or sorted(published) != sorted(tables):
+            slots.publish(session, source.publication, tables)
+            self._made(f"publication {source.publication} of {len(tables)} tables")
+        self._slot(session, slot, db, rest)
+        if rest.config() != {**wanted, "name": self.settings.connect.connector}:
+            self._made(f"connector {self.settings.connect.connector}")
+        rest.put(wanted)
+        if rest.state().failed:
+            rest.restart()
+        rest.wait_running()
+        self._wait_streaming(session, rest)
+
+    def _made(self, what: str) -> None:
+        self.report.made.append(what)
+        self.log(f"made {what}")
+
+    def _tell_what_is_reread(self, plan: Plan) -> None:
+        for table in plan.tables.values():
+            if table.reread:
+                self.report.warnings.append(
+                    f"{table.name}: Debezium cannot carry {', '.join(sorted(table.reread))} faithfully, so each changed"
+                    " row is read from PostgreSQL again"
+                )
+
+    # -- the target ----------------------------------------------------------------------------------------------
+    def _target(self, db: Database, plan: Plan) -> None:
+        for name in target.make_collections(db, plan):
+            self._made(f"collection {name}")
+        self.report.warnings += target.make_vector_indexes(db, plan.declared, self.log)
+
+    def _same_source(self, db: Database, facts: slots.ServerFacts) -> None:
+        known = ledger.state(db, "pipeline")
+        mine = {"system": facts.system_identifier, "database": facts.database, "slot": self.settings.source.slot}
+        if known is not None:
+            differs = [f"{name} was {known.get(name)}" for name, value in mine.items() if known.get(name) != value]
+            if differs:
+                raise SourceReplaced(
+                    f"the target database belongs to a pipeline from another source: {', '.join(differs)}",
+                    remedy="correct the settings, give another target database, or `tandem teardown` the old pipeline",
+                    **mine,
+                )
+        ledger.set_state(db, "pipeline", **mine)
+
+    # -- Kafka ---------------------------------------------------------------------------------------------------
+    def _topics(self, admin: Admin, plan: Plan, db: Database) -> None:
+        kafka = self.settings.kafka
+        lag_ms = str(kafka.compaction_lag_hours * _HOUR_MS)
+        rows = {config.topic_of(kafka.topic_prefix, table): table for table in plan.declared.tables}
+        own = config.own_topics(kafka.topic_prefix)
+        there = admin.topics([*rows, *own])
+        for name in rows:
+            if name not in there:
+                admin.create(
+                    name,
+                    kafka.partitions,
+                    {
+                        "cleanup.policy": "compact",
+                        "min.compaction.lag.ms": lag_ms,
+                        "delete.retention.ms": lag_ms,
+                        "max.message.bytes": str(_MAX_MESSAGE),
+                    },
+                )
+                self._made(f"topic {name} with {kafka.partitions} partitions")
+        for name in own:
+            if name not in there:
+                admin.create(name, 1, {"cleanup.policy": "delete", "retention.ms": str(24 * _HOUR_MS)})
+        there = admin.topics(rows)
+        for name, table in rows.items():
+            if name not in there:
+                raise TopicMissing(f"Kafka has not made the topic {name}", remedy="run `tandem setup` again")
+            topic = there[name]
+            ledger.add_positions(db, table, topic.id, (Partition(name, n) for n in range(topic.partitions)))
+        for position in ledger.positions(db).values():
+            if position.partition.topic in rows and position.topic_id != there[position.partition.topic].id:
+                raise SourceReplaced(
+                    f"the topic {position.partition.topic} was made anew since this pipeline was set up",
+                    remedy="what it held is gone: run `tandem teardown`, then set up and load anew",
+                )
+
+    # -- the slot ------------------------------------------------------------------------------------------------
+    def _slot(self, session: Session, found: slots.SlotFacts | None, db: Database, rest: Connect) -> None:
+        name = self.settings.source.slot
+        if found is not None:
+            if found.wal_status == "lost":
+                raise SlotLost(
+                    f"the slot {name} is lost: PostgreSQL has removed WAL that it needed",
+                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+                )
+            if found.plugin != "pgoutput":
+                raise SlotLost(
+                    f"the slot {name} exists and is not ours: its plugin is {found.plugin}",
+                    remedy="give another name with TANDEM_SOURCE__SLOT",
+                )
+            return
+        known = ledger.state(db, "pipeline") or {}
+        if known.get("slotMade") and not _all_unloaded(db):
+            raise SlotLost(
+                f"the slot {name} is gone: changes since it was dropped are in no event",
+                remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
+            )
+        rest.drop()  # offsets of a connector on an older slot would not fit the new one
+        self.report.slot_snapshot = slots.create_slot(self.settings.source)
+        ledger.set_state(db, "pipeline", slotMade=True, slotLsn=str(self.report.slot_snapshot.lsn))
+        self._made(f"slot {name} at {self.report.slot_snapshot.lsn}")
+
+    # -- the connector -------------------------------------------------------------------------------------------
+    def _wanted_connector(self, plan: Plan) -> dict[str, str]:
+        left_out = [f"{n}.{c}" for n, t in plan.tables.items() for c in not_carried(t.table)]
+        settings = self.settings
+        return config.wanted(
+            settings.source,
+            settings.kafka,
+            settings.connect,
+            parameters(settings.source),
+            plan.declared.tables,
+            left_out,
+        )
+
+    def _wait_streaming(self, session: Session, rest: Connect, within_s: float = 60) -> None:
+        """RUNNING says little: the slot being in use says that Debezium streams."""
+        until = time.monotonic() + within_s
+        while not ((slot := slots.slot_facts(session, self.settings.source.slot)) and slot.active):
+            state = rest.state()
+            if state.failed or time.monotonic() > until:
+                raise ConnectRefused(
+                    f"the connector does not stream from the slot: {state.failure or 'it does not say why'}",
+                    remedy="mend the cause (can Connect reach PostgreSQL?), then run `tandem setup` again",
+                )
+            time.sleep(0.1)
+
+
+def _all_unloaded(db: Database) -> bool:
+    return all(p.holder == ledger.UNLOADED and p.at == 0 for p in ledger.positions(db).values())
+
+
+def _check_connect(rest: Connect, wanted: dict[str, str]) -> None:
+    """Refuse before anything is made."""
+    if PLUGIN not in rest.plugins():
+        raise ConnectRefused(
+            "Kafka Connect has no Debezium connector for PostgreSQL",
+            remedy="install debezium-connector-postgres 3.6 or later into Connect's plugin.path and restart it",
+        )
+    complaints = rest.complaints(wanted)
+    # what the connector says of the database it says again, and better, when it starts
+    exactly_once = [c for c in complaints if c.startswith("exactly.once.support")]
+    if exactly_once:
+        raise ConnectRefused(
+            "Kafka Connect does not deliver exactly once: a task that was replaced could write late",
+            remedy="start every Connect worker with exactly.once.source.support=enabled",
+        )
+
+
+class Teardown:
+    """Take away what setup made; the documents stay unless it is said otherwise."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        self.settings, self.log = settings, log
+
+    def run(self, *, drop_collections: bool) -> list[str]:
+        """Connector, slot, publication, topics, tandem's own collections. Safe to repeat. Returns what was removed."""
+        settings, done = self.settings, list[str]()
+        with Connect(settings.connect) as rest:
+            rest.drop()
+        done.append(f"connector {settings.connect.connector}")
+        with connect(settings.source, name="tandem teardown") as session, translated(settings.source):
+            _drop_slot(session, settings.source.slot)
+            slots.drop_publication(session, settings.source.publication)
+            done += [f"slot {settings.source.slot}", f"publication {settings.source.publication}"]
+            plan = load_plan(settings, session)
+        with Admin(settings.kafka) as admin:
+            prefix = settings.kafka.topic_prefix
+            names = [config.topic_of(prefix, table) for table in plan.declared.tables]
+            done += [f"topic {name}" for name in admin.delete([*names, *config.own_topics(prefix)])]
+        db = mongo.connect(settings.target, name="tandem teardown")
+        try:
+            target.drop_own(db, plan)
+            done.append("tandem's own collections")
+            if drop_collections:
+                schema.drop(db, plan.declared.collections)
+                done.append(f"collections {', '.join(plan.declared.collections)}")
+        finally:
+            db.client.close()
+        return done
+
+
+def _drop_slot(session: Session, name: str) -> None:
+    until = time.monotonic() + 30
+    while True:
+        try:
+            slots.drop_slot(session, name)
+            return
+        except Contended:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)

@@ -1,0 +1,491 @@
+"""The loader: holds its tables, reads under one snapshot with several workers, writes chunks, lets go (docs/write-rule.md,
+clauses 5 and 6). Kill it anywhere: the next run takes the hold over and starts the unfinished chunks again."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from bson import Int64, ObjectId
+
+from connectors.errors import Moved, Refused, SyncError, TargetNotReady, Unappliable
+from connectors.mongo import client as mongo
+from connectors.mongo import ledger
+from connectors.mongo.client import Database
+from connectors.mongo.transaction import Transaction, Transactions, Write, write
+from connectors.postgres import slots
+from connectors.postgres.client import Session, connect, translated
+from connectors.postgres.rows import SnapshotReader
+from connectors.postgres.slots import ExportedSnapshot
+from connectors.settings import SourceEndpoint, TargetEndpoint
+from consumers.apply.decide import Put
+from consumers.apply.untangle import parked_id
+from consumers.apply.write import RowWriter, sort_key, sync_of, table_read
+from consumers.mapping.ids import row_key
+from consumers.mapping.plan import Document, Key, Plan, RowPlan
+from sync.settings import Limits
+from sync.snapshot.chunks import Chunk, cut
+
+LEASE_S = 6.0
+_LOAD = "load"
+
+
+@dataclass(slots=True)
+class Loaded:
+    """How far a collection's load is. rows: of its own table. total: of the whole table, filter not applied."""
+
+    total: int = 0
+    rows: int = 0
+    staged: int = 0
+    parked: int = 0
+    chunks: int = 0
+    chunks_done: int = 0
+    released: bool = False
+
+
+@dataclass(slots=True)
+class LoadReport:
+    """A load. exact: it read the slot's own snapshot; else rows as they were later, which the stream brings in line."""
+
+    collections: dict[str, Loaded] = field(default_factory=dict)
+    exact: bool = False
+    lsn: str = ""
+    seconds: float = 0.0
+    resumed: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        names = ("total", "rows", "staged", "parked", "released")
+        return {
+            "collections": {c: {n: getattr(of, n) for n in names} for c, of in self.collections.items()},
+            "exact": self.exact,
+            "lsn": self.lsn,
+            "seconds": round(self.seconds, 2),
+            "resumed": self.resumed,
+        }
+
+
+class Loader:
+    """One run of the load. slot_snapshot: the slot's own, where this process has just made the slot."""
+
+    def __init__(
+        self,
+        source: SourceEndpoint,
+        target: TargetEndpoint,
+        plan: Plan,
+        limits: Limits,
+        *,
+        log: Callable[..., None],
+        slot_snapshot: ExportedSnapshot | None = None,
+        replace_existing: bool = False,
+    ) -> None:
+        self.source, self.target, self.plan, self.limits, self.log = source, target, plan, limits, log
+        self.db: Database = mongo.connect(target, name="tandem loader")
+        self.run = f"load:{uuid.uuid4().hex[:12]}"
+        self.report = LoadReport()
+        self._slot_snapshot, self._replace_existing = slot_snapshot, replace_existing
+        self._lock, self._failed, self._stop = threading.Lock(), list[BaseException](), threading.Event()
+        self._lsn, self._not_empty = 0, set[str]()
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+    def load(self) -> LoadReport:
+        """Load every collection that is not loaded yet, and let each go. Raises Refused while another run lives."""
+        started = time.monotonic()
+        groups = self._groups_to_load()
+        if groups:
+            self._take_lease()
+            beat = threading.Thread(target=self._beat, daemon=True)
+            beat.start()
+            try:
+                self._take(groups)
+                with self._snapshot() as snapshot:
+                    self.report.lsn = str(snapshot.lsn)
+                    self._lsn = int(snapshot.lsn)
+                    self._work(groups, snapshot)
+            finally:
+                self._stop.set()
+                beat.join()
+                with mongo.translated():
+                    self.db[ledger.STATE].update_one({"_id": _LOAD, "run": self.run}, {"$unset": {"beat": 1}})
+        self.report.seconds = time.monotonic() - started
+        return self.report
+
+    def _groups_to_load(self) -> list[tuple[str, ...]]:
+        held = {p.table for p in ledger.positions(self.db).values() if (p.holder or "").startswith(_LOAD)}
+        known = {p.table for p in ledger.positions(self.db).values()}
+        if set(self.plan.tables) - known:
+            raise Refused("the pipeline is not set up", remedy="run `tandem setup` first")
+        return [g for g in self.plan.groups if set(self.plan.group_tables(g)) & held]
+
+    def _take_lease(self) -> None:
+        """Wait for a run that has just died; refuse beside one that lives. Two at once do no harm, only waste."""
+        with mongo.translated():
+            self.db[ledger.STATE].update_one({"_id": _LOAD}, {"$setOnInsert": {"run": None}}, upsert=True)
+        beats: set[object] = set()
+        until = time.monotonic() + LEASE_S
+        while (known := ledger.state(self.db, _LOAD)) and known.get("beat") and time.monotonic() < until:
+            beats.add(known["beat"])
+            if len(beats) > 2:
+                raise Refused(
+                    "another `tandem snapshot` is running", remedy="wait until it has ended, or stop it", run=known.get("run")
+                )
+            self.report.resumed = True
+            time.sleep(0.5)
+        self._say_alive()
+
+    def _say_alive(self) -> None:
+        with mongo.translated():
+            self.db[ledger.STATE].update_one(
+                {"_id": _LOAD}, {"$set": {"run": self.run}, "$currentDate": {"beat": True}}
+            )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(1.0):
+            try:
+                known = ledger.state(self.db, _LOAD)
+                if known and known.get("run") == self.run:
+                    self._say_alive()
+            except SyncError:
+                continue  # the workers meet the same trouble, and tell
+
+    def _take(self, groups: Sequence[tuple[str, ...]]) -> None:
+        """Take the hold of all tables; whoever had it can write no more."""
+        tables = [t for group in groups for t in self.plan.group_tables(group)]
+
+        def work(tx: Transaction) -> None:
+            ledger.take(tx, tables, self.run, _LOAD)
+            tx.delete(ledger.CLAIMS, {"run": {"$ne": self.run}, "kind": _LOAD})
+            for n in range(self.limits.load_workers):
+                tx.update(
+                    ledger.CLAIMS,
+                    {"_id": f"{self.run}/{n}"},
+                    {"$set": {"run": self.run, "kind": _LOAD, "n": Int64(0)}},
+                    upsert=True,
+                )
+
+        transactions = Transactions(self.db)
+        try:
+            transactions.repeat(work)
+        finally:
+            transactions.close()
+
+    def _snapshot(self) -> ExportedSnapshot:
+        """The slot's own while nothing was loaded under another; else a later one that shows all the slot won't send."""
+        with mongo.translated():
+            begun = self.db[ledger.CHUNKS].count_documents({}, limit=1) > 0
+        if self._slot_snapshot is not None and not begun:
+            self.report.exact = True
+            return self._slot_snapshot
+        with connect(self.source) as session, translated(self.source):
+            await_shown(session)
+        return slots.export_snapshot(self.source)
+
+    # -- chunks --------------------------------------------------------------------------------------------------
+    def _work(self, groups: Sequence[tuple[str, ...]], snapshot: ExportedSnapshot) -> None:
+        names = [name for group in groups for name in group]
+        todo: queue.Queue[Chunk] = queue.Queue()
+        for name in names:
+            chunks = self._chunks(name, snapshot)
+            self.report.collections[name] = Loaded(
+                total=sum(c.rows for c in chunks),
+                rows=sum(c.rows for c in chunks if c.done),
+                chunks=len(chunks),
+                chunks_done=sum(c.done for c in chunks),
+            )
+            for chunk in chunks:
+                if not chunk.done:
+                    todo.put(chunk)
+        for group in groups:
+            self._let_go_when_done(group)
+        threads = [
+            threading.Thread(target=self._worker, args=(n, todo, snapshot, groups), name=f"loader {n}", daemon=True)
+            for n in range(self.limits.load_workers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self._failed:
+            raise self._failed[0]
+
+    def _chunks(self, name: str, snapshot: ExportedSnapshot) -> list[Chunk]:
+        """The chunks of a collection: those of an earlier run, or new ones, recorded before any row is written."""
+        with mongo.translated():
+            known = [Chunk.of(d) for d in self.db[ledger.CHUNKS].find({"collection": name})]
+            planned = ledger.state(self.db, f"load/{name}")
+            if planned and planned.get("planned"):
+                self.report.resumed = True
+                if planned["notEmpty"]:
+                    self._not_empty.add(name)
+                return sorted(known, key=lambda c: c.number)
+            not_empty = self._look_at_target(name)
+            reader = SnapshotReader(self.source, snapshot.name)
+            try:
+                read = table_read(self.plan.documents[name].table)
+                chunks = cut(name, *reader.boundaries(read, self.limits.chunk_rows), self.limits.chunk_rows)
+            finally:
+                reader.close()
+            self.db[ledger.CHUNKS].delete_many({"collection": name})
+            self.db[ledger.CHUNKS].insert_many([c.document() for c in chunks])
+            ledger.set_state(self.db, f"load/{name}", planned=True, notEmpty=not_empty, lsn=Int64(snapshot.lsn))
+        return chunks
+
+    def _look_at_target(self, name: str) -> bool:
+        """True where the collection has documents of an earlier pipeline. Raises TargetNotReady for foreign ones."""
+        foreign = self.db[name].count_documents({"_sync": {"$exists": False}}, limit=1)
+        if foreign and not self._replace_existing:
+            raise TargetNotReady(
+                f"the collection {self.target.database}.{name} has documents that tandem did not write",
+                remedy="empty it, map to another name, or give --replace-existing to have them removed",
+            )
+        targets = [name, *(use.staging for use in self.plan.arrays.get(name, {}).values())]
+        if any(self.db[t].find_one({}, {"_id": 1}) for t in targets):
+            self._not_empty.add(name)
+        return name in self._not_empty
+
+    def _worker(
+        self, number: int, todo: queue.Queue[Chunk], snapshot: ExportedSnapshot, groups: Sequence[tuple[str, ...]]
+    ) -> None:
+        try:
+            reader = SnapshotReader(self.source, snapshot.name)
+            transactions = Transactions(self.db)
+            try:
+                while not self._failed:
+                    try:
+                        chunk = todo.get_nowait()
+                    except queue.Empty:
+                        return
+                    _ChunkLoad(self, reader, transactions, f"{self.run}/{number}", chunk).load()
+                    with self._lock:
+                        self.report.collections[chunk.collection].chunks_done += 1
+                    for group in groups:
+                        if chunk.collection in group:
+                            self._let_go_when_done(group)
+            finally:
+                reader.close()
+                transactions.close()
+        except BaseException as error:
+            self._failed.append(error)
+
+    # -- letting go ----------------------------------------------------------------------------------------------
+    def _let_go_when_done(self, group: tuple[str, ...]) -> None:
+        """When all chunks of a group are done, its tables stream."""
+        with self._lock:
+            mine = [self.report.collections[name] for name in group]
+            if any(of.released or of.chunks_done < of.chunks for of in mine):
+                return
+            for of in mine:
+                of.released = True
+        transactions = Transactions(self.db)
+        try:
+            for name in group:
+                if name in self._not_empty:
+                    self._remove_what_is_older(name, transactions)
+            transactions.repeat(lambda tx: ledger.release(tx, self.plan.group_tables(group), self.run))
+        finally:
+            transactions.close()
+        self.log(f"loaded {', '.join(group)}: streaming from here")
+
+    def _remove_what_is_older(self, name: str, transactions: Transactions) -> None:
+        """Documents that this load did not write: their rows are not there."""
+        planned = ledger.state(self.db, f"load/{name}")
+        first = Int64(planned["lsn"] if planned else self._lsn)
+        uses: list[RowPlan] = [self.plan.documents[name], *self.plan.arrays.get(name, {}).values()]
+        for use in uses:
+            target, stamp = (use.staging, "l") if use.array else (name, "_sync.lsn")
+            query = {stamp: {"$not": {"$gte": first}}}
+            while True:
+                with mongo.translated():
+                    ids = [d["_id"] for d in self.db[target].find(query, {"_id": 1}).limit(1_000)]
+                if not ids:
+                    break
+
+                def work(tx: Transaction, target: str = target, ids: Sequence[object] = ids) -> None:
+                    ledger.claim(tx, f"{self.run}/0")
+                    tx.delete(target, {"_id": {"$in": ids}, **query})  # noqa: B023 - run at once
+
+                transactions.repeat(work)
+
+
+class _ChunkLoad:
+    """One chunk: its children staged and kept by parent, then its own rows with their arrays."""
+
+    def __init__(
+        self, loader: Loader, reader: SnapshotReader, transactions: Transactions, claim: str, chunk: Chunk
+    ) -> None:
+        self.loader, self.reader, self.transactions, self.claim, self.chunk = loader, reader, transactions, claim, chunk
+        self.plan, self.limits = loader.plan, loader.limits
+        self.use = self.plan.documents[chunk.collection]
+        self.fresh = chunk.tries == 0 and chunk.collection not in loader._not_empty
+        self.loaded = loader.report.collections[chunk.collection]
+        self.now = time.time_ns() // 1_000
+
+    def load(self) -> None:
+        """Write the chunk, and that it is done in the transaction with its last rows."""
+        with mongo.translated():
+            self.loader.db[ledger.CHUNKS].update_one({"_id": self.chunk.id}, {"$inc": {"tries": 1}})
+        arrays = {
+            array: self._stage(use) for array, use in self.plan.arrays.get(self.chunk.collection, {}).items()
+        }
+        piece: list[tuple[Key, Document]] = []
+        size = 0
+        casts = table_read(self.use.table).casts
+        rows = self.reader.copy(
+            table_read(self.use.table), self.use.table.key, casts, self.chunk.keys, self.use.where_sql
+        )
+        for row in rows:
+            natives = self.use.table.from_row(row)
+            key = self.use.table.key_of(natives)
+            try:
+                document = self.use.document(natives, self.now)
+            except Unappliable as trouble:
+                self._park(self.use, key, trouble)
+                continue
+            _id = self.use.id_of(key)
+            for array, of in arrays.items():
+                document[array] = [e for _, e in sorted(of.get(_id, ()), key=lambda pair: sort_key(pair[0]))]
+            document["_sync"] = sync_of(self.use, key, None, self.loader._lsn)
+            piece.append((key, document))
+            size += weight(document)
+            if len(piece) >= self.limits.load_rows or size >= self.limits.batch_bytes:
+                self._write(self.use, piece)
+                piece, size = [], 0
+        self._write(self.use, piece, last=True)
+
+    def _stage(self, use: RowPlan) -> dict[ObjectId, list[tuple[list[object], Document]]]:
+        """Stage the rows of an embedded table whose parents lie in this chunk. Returns them by parent."""
+        by_parent: dict[ObjectId, list[tuple[list[object], Document]]] = {}
+        piece: list[tuple[Key, Document]] = []
+        size = 0
+        read = table_read(use.table)
+        rows = self.reader.copy(
+            read, use.parent_columns, table_read(self.use.table).casts, self.chunk.keys, use.where_sql
+        )
+        for row in rows:
+            natives = use.table.from_row(row)
+            key, parent = use.table.key_of(natives), use.parent_of(natives)
+            if parent is None:
+                continue
+            try:
+                staged = RowWriter.staged_document(use, Put(key, natives, True, True, None, self.loader._lsn), parent, self.now)
+            except Unappliable as trouble:
+                self._park(use, key, trouble)
+                continue
+            by_parent.setdefault(parent, []).append((staged["o"], staged["d"]))
+            piece.append((key, staged))
+            size += weight(staged)
+            if len(piece) >= self.limits.load_rows or size >= self.limits.batch_bytes:
+                self._write(use, piece)
+                piece, size = [], 0
+        self._write(use, piece)
+        return by_parent
+
+    # -- writing -------------------------------------------------------------------------------------------------
+    def _write(self, use: RowPlan, piece: Sequence[tuple[Key, Document]], *, last: bool = False) -> None:
+        """One transaction with a piece; what is refused is found by halving and parked."""
+        if not piece and not last:
+            return
+
+        def work(tx: Transaction) -> None:
+            ledger.claim(tx, self.claim)
+            self._put(tx, use, piece)
+            if last:
+                tx.update(ledger.CHUNKS, {"_id": self.chunk.id}, {"$set": {"done": True}})
+
+        try:
+            self.transactions.repeat(work)
+        except Unappliable as trouble:
+            if len(piece) == 1:
+                self._park(use, piece[0][0], trouble)
+            elif piece:
+                half = len(piece) // 2
+                self._write(use, piece[:half])
+                self._write(use, piece[half:])
+            else:
+                raise
+            if last:
+                self._write(use, [], last=True)
+            return
+        with self.loader._lock:
+            if use.array:
+                self.loaded.staged += len(piece)
+            else:
+                self.loaded.rows += len(piece)
+
+    def _put(self, tx: Transaction, use: RowPlan, piece: Sequence[tuple[Key, Document]]) -> None:
+        target = use.staging if use.array else use.collection
+        if not piece:
+            return
+        if self.fresh:
+            tx.insert(target, ({"_id": self._id(use, key), **document} for key, document in piece))
+        else:
+            writes: list[Write] = [write("replace", self._id(use, key), document) for key, document in piece]
+            tx.bulk(target, writes)
+
+    @staticmethod
+    def _id(use: RowPlan, key: Key) -> object:
+        return row_key(key) if use.array else use.id_of(key)
+
+    def _park(self, use: RowPlan, key: Key, trouble: Unappliable) -> None:
+        """A row that cannot be written: its key is parked, under the hold."""
+
+        def work(tx: Transaction) -> None:
+            ledger.claim(tx, self.claim)
+            ledger.park(
+                tx,
+                parked_id(use.table.name, key),
+                table=use.table.name,
+                key=row_key(key),
+                partition="",
+                code=trouble.code,
+                reason=trouble.what,
+                event={"at": None, "code": trouble.code},
+            )
+
+        self.transactions.repeat(work)
+        with self.loader._lock:
+            self.loaded.parked += 1
+        self.loader.log(f"parked: {trouble.what}", table=use.table.name, key=row_key(key), remedy=trouble.remedy)
+
+
+def weight(document: Document) -> int:
+    """About how many bytes a document has in BSON; exact enough to bound a transaction."""
+    size = 16
+    for value in document.values():
+        if isinstance(value, str | bytes):
+            size += len(value) * (3 if isinstance(value, str) and not value.isascii() else 1) + 24
+        elif isinstance(value, list):
+            size += len(value) * (12 if value and isinstance(value[0], float) else 96) + 24
+        elif isinstance(value, dict):
+            size += weight(value) + 24
+        else:
+            size += 32
+    return size
+
+
+def await_shown(session: Session, within_s: float = 10.0) -> None:
+    """Return when PostgreSQL shows whatever was committed before now, also to a reader that begins now.
+
+    A commit is in the WAL, and may be what a slot's point lies behind, a moment before others see it (for
+    long, where it waits for a synchronous standby). Transactions that simply go on are not waited for longer
+    than within_s: what they commit, the slot sends.
+    """
+    first = slots.visible_now(session)
+    until = time.monotonic() + within_s
+    while True:
+        now = slots.visible_now(session)
+        pending = {xid for xid in first.in_progress if not now.shows(xid & 0xFFFFFFFF)}
+        if not pending:
+            return
+        if time.monotonic() > until and not session.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
+        ).fetchone():
+            return
+        time.sleep(0.05)
+
+
+__all__ = ["LoadReport", "Loaded", "Loader", "Moved", "await_shown"]

@@ -1,0 +1,125 @@
+"""What PostgreSQL's catalog says of the mapped tables: columns, types, primary keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from connectors.errors import TableUnfit
+from connectors.postgres.client import Session, translated
+from connectors.postgres.sql import SQL, Composable, Identifier
+from sync.verify.forms import Form, list_of, named
+
+
+@dataclass(frozen=True)
+class Column:
+    """sql_type: as a cast names it. collated: it sorts by a collation."""
+
+    name: str
+    form: Form
+    sql_type: str
+    collated: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, its columns in its own order, its primary key in the key's order."""
+
+    name: str
+    columns: tuple[Column, ...]
+    key: tuple[Column, ...]
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """Schema and name."""
+        schema, _, name = self.name.partition(".")
+        return schema, name
+
+    def column(self, name: str) -> Column | None:
+        """The column of this name."""
+        return next((column for column in self.columns if column.name == name), None)
+
+
+_TABLE = """
+SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+"""
+_COLUMNS = """
+SELECT attname::text, atttypid, pg_catalog.format_type(atttypid, atttypmod), attcollation <> 0
+FROM pg_catalog.pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_KEY = """
+SELECT a.attname::text
+FROM pg_catalog.pg_index i, pg_catalog.pg_attribute a,
+  unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
+WHERE i.indrelid = %s AND i.indisprimary AND k.n <= i.indnkeyatts
+  AND a.attrelid = i.indrelid AND a.attnum = k.attnum
+ORDER BY k.n
+"""
+_TYPE = """
+SELECT t.typname::text, n.nspname::text, t.typtype::text, t.typbasetype, e.oid
+FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
+WHERE t.oid = %s
+"""
+
+
+class Catalog:
+    """Reads the catalog, each thing once."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._tables: dict[str, Table] = {}
+        self._forms: dict[int, Form] = {}
+
+    def table(self, name: str) -> Table:
+        """A table by `schema.table`. Raises TableUnfit where there is none, or it has no primary key."""
+        if name not in self._tables:
+            self._tables[name] = self._read(name)
+        return self._tables[name]
+
+    def form_of(self, table: Table, expression: Composable) -> Form:
+        """The form of what an expression over the table's columns gives: PostgreSQL types it."""
+        schema, relation = table.parts
+        with translated():
+            found = self._session.execute(
+                SQL("SELECT {} FROM {} LIMIT 0").format(expression, Identifier(schema, relation))
+            )
+        assert found.description is not None
+        return self._form(found.description[0].type_code)
+
+    def _read(self, name: str) -> Table:
+        schema, _, relation = name.partition(".")
+        oid = self._rows(_TABLE, schema, relation)
+        if not oid:
+            raise TableUnfit(
+                f"there is no table {name}", remedy="correct 'from' in the mapping, or the DSN's dbname"
+            )
+        columns = tuple(
+            Column(column, self._form(type_oid), sql_type, collated)
+            for column, type_oid, sql_type, collated in self._rows(_COLUMNS, oid[0][0])
+        )
+        by_name = {column.name: column for column in columns}
+        key = tuple(by_name[column] for (column,) in self._rows(_KEY, oid[0][0]))
+        if not key:
+            raise TableUnfit(
+                f"table {name} has no primary key", remedy="give it one: ids are computed from it"
+            )
+        return Table(name, columns, key)
+
+    def _form(self, oid: int) -> Form:
+        if oid not in self._forms:
+            [(name, schema, kind, base, element)] = self._rows(_TYPE, oid) or [
+                ("unknown", "pg_catalog", "p", 0, None)
+            ]
+            if kind == "d":
+                self._forms[oid] = self._form(base)
+            elif element is not None:
+                self._forms[oid] = list_of(self._form(element))
+            else:
+                self._forms[oid] = named(name, schema, is_enum=kind == "e")
+        return self._forms[oid]
+
+    def _rows(self, query: str, *parameters: object) -> list[Any]:
+        with translated():
+            return self._session.execute(query.encode(), parameters).fetchall()

@@ -1,0 +1,371 @@
+"""What each row's document has to be. Pure: `catalog` knows tables and types, `rows` runs the statements.
+
+The SQL makes PostgreSQL filter, compute and order; what it returns becomes canonical values here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import sqlglot
+from bson import ObjectId
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from connectors.errors import MappingInvalid
+from connectors.postgres.sql import SQL, Composable, Composed, Identifier, Literal
+from consumers.mapping.ids import KeyValue, object_id
+from consumers.mapping.spec import Collection, Embed, Mapping_, Reference, Shape, camel_case
+from sync.verify.canonical import constant
+from sync.verify.catalog import Column, Table
+from sync.verify.forms import CHAR, Form
+
+Key = tuple[KeyValue, ...]
+Row = Sequence[Any]
+
+
+class Types(Protocol):
+    """What is asked about the source; `catalog.Catalog` reads it from PostgreSQL."""
+
+    def table(self, name: str) -> Table:
+        """A table by `schema.table`."""
+        ...
+
+    def form_of(self, table: Table, expression: Composable) -> Form:
+        """The form of an expression over a table's columns."""
+        ...
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One row's document. fields: less `_id` and `_sync`. version: another one for each state of its rows."""
+
+    key: Key
+    id: ObjectId
+    fields: dict[str, Any]
+    version: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One field: what PostgreSQL evaluates, and what the result becomes. points_to: a reference's table."""
+
+    field: str
+    sql: Composable
+    form: Form
+    points_to: str | None = None
+
+    def value(self, raw: Any) -> Any:
+        if self.points_to is None:
+            return self.form.canonical(raw)
+        return None if raw is None else object_id(self.points_to, (raw,))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of one table under one shape."""
+
+    table: Table
+    outputs: tuple[_Output, ...]
+    constants: Mapping[str, Any]
+    condition: Composable | None
+
+    def fields(self, raw: Row) -> dict[str, Any]:
+        values = {output.field: output.value(value) for output, value in zip(self.outputs, raw, strict=True)}
+        values.update(self.constants)
+        return values
+
+    def select(
+        self, lead: Sequence[Composable], conditions: Sequence[Composable], tail: Composable
+    ) -> Composed:
+        wanted = [*lead, *(output.sql for output in self.outputs)]
+        return SQL("SELECT {} FROM {}{}{}").format(
+            SQL(", ").join(wanted), Identifier(*self.table.parts), _where(self.condition, *conditions), tail
+        )
+
+
+@dataclass(frozen=True)
+class _Children:
+    """The elements of one array. parent_key: the child's columns that hold it, as the parent's types."""
+
+    array: str
+    rows: _Rows
+    parent_key: tuple[Composable, ...]
+    order: Composable
+
+    def statement(self, parents: Composable) -> Composed:
+        within = SQL("({}) IN ({})").format(SQL(", ").join(self.parent_key), parents)
+        lead = [*(SQL("{}").format(column) for column in self.parent_key), _VERSION]
+        return self.rows.select(lead, [within], SQL(" ORDER BY {}").format(self.order))
+
+
+_VERSION: Composable = SQL("xmin::text")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One collection: the statements to read its rows, and what they become."""
+
+    collection: str
+    table: Table
+    rows: _Rows
+    children: tuple[_Children, ...]
+    #: (field, seconds) of each TTL index
+    ttl: tuple[tuple[str, int], ...]
+    embedded: tuple[str, ...] = field(default=())
+
+    @property
+    def has_integer_key(self) -> bool:
+        """True where a document's `_id` tells its row's key."""
+        return len(self.table.key) == 1 and self.table.key[0].form.name in ("int32", "int64")
+
+    def all_rows(self) -> Composed:
+        """Every row that passes the filter."""
+        return self.rows.select([*self._lead(), _VERSION], [], SQL(""))
+
+    def these_rows(self, keys: Sequence[Key]) -> Composed:
+        """Those of the rows with these keys that pass the filter."""
+        return self.rows.select([*self._lead(), _VERSION], [self._among(keys)], SQL(""))
+
+    def child_statements(self, keys: Sequence[Key]) -> Iterator[Composed]:
+        """For each array the statement that reads the elements of these parents, in order."""
+        for children in self.children:
+            yield children.statement(_listed(self.table.key, keys))
+
+    def all_keys(self) -> Composed:
+        """Key and version of every row, whether it passes the filter or not."""
+        wanted = SQL(", ").join([*self._lead(), _VERSION])
+        return SQL("SELECT {} FROM {}").format(wanted, Identifier(*self.table.parts))
+
+    def these_keys(self, keys: Sequence[Key], *, filtered: bool) -> Composed:
+        """Key and version of those of these keys that have a row; filtered: one that passes the filter."""
+        condition = self.rows.condition if filtered else None
+        return SQL("{}{}").format(self.all_keys(), _where(condition, self._among(keys)))
+
+    def key(self, raw: Row) -> Key:
+        """The key that a row of any of these statements begins with."""
+        return tuple(raw[: len(self.table.key)])
+
+    def id_of(self, key: Key) -> ObjectId:
+        """The `_id` of the document for a key."""
+        return object_id(self.table.name, key)
+
+    def expected(self, rows: Sequence[Row], children: Sequence[Sequence[Row]]) -> list[Expected]:
+        """The documents for rows, and for what the child statements returned for their keys."""
+        width = len(self.table.key)
+        made = {
+            (key := self.key(row)): Expected(
+                key,
+                self.id_of(key),
+                self.rows.fields(row[width + 1 :]) | {array.array: [] for array in self.children},
+                (row[width],),
+            )
+            for row in rows
+        }
+        versions: dict[Key, list[str]] = {}
+        for array, elements in zip(self.children, children, strict=True):
+            for element in elements:
+                parent = made.get(key := tuple(element[:width]))
+                if parent is not None:
+                    parent.fields[array.array].append(array.rows.fields(element[width + 1 :]))
+                    versions.setdefault(key, []).append(element[width])
+        return [
+            Expected(e.key, e.id, e.fields, (*e.version, *versions[e.key])) if e.key in versions else e
+            for e in made.values()
+        ]
+
+    def _lead(self) -> list[Composable]:
+        return [_key_form(column, column, self.table) for column in self.table.key]
+
+    def _among(self, keys: Sequence[Key]) -> Composable:
+        columns = SQL(", ").join(Identifier(self.table.parts[1], column.name) for column in self.table.key)
+        return SQL("({}) IN ({})").format(columns, _listed(self.table.key, keys))
+
+
+def reading(name: str, mapping: Mapping_, types: Types) -> Reading:
+    """How one collection of the mapping is read. Raises MappingInvalid or TableUnfit."""
+    collection = mapping.collections[name]
+    shape = collection.shape
+    assert shape is not None  # collections without a table are not asked for
+    table = types.table(shape.table)
+    return Reading(
+        collection=name,
+        table=table,
+        rows=_rows(name, shape, table, mapping, types, left_out=()),
+        children=tuple(
+            _children(name, array, table, e, mapping, types) for array, e in collection.embed.items()
+        ),
+        ttl=tuple(_ttl(collection)),
+        embedded=tuple(dict.fromkeys(embed.table for embed in collection.embed.values())),
+    )
+
+
+def _ttl(collection: Collection) -> Iterator[tuple[str, int]]:
+    for index in collection.indexes:
+        if index.expire_after_s is not None:
+            yield next(iter(index.keys)), index.expire_after_s
+
+
+def _rows(
+    place: str, shape: Shape, table: Table, mapping: Mapping_, types: Types, left_out: Sequence[str]
+) -> _Rows:
+    for name in (*shape.rename, *shape.omit, *(r.column for r in shape.references.values())):
+        _column(place, table, name)
+    outputs: dict[str, _Output] = {}
+    for column in table.columns:
+        for output in _outputs(column, shape, table, mapping, types, left_out):
+            outputs[output.field] = output
+    for name, written in shape.computed.items():
+        expression = one_expression(written, f"{place}.{name}")
+        form = types.form_of(table, expression)
+        outputs[name] = _Output(name, form.sql(expression), form)
+    return _Rows(
+        table=table,
+        outputs=tuple(outputs.values()),
+        constants={name: constant(value) for name, value in shape.constants.items()},
+        condition=one_expression(shape.where, f"{place}.where") if shape.where is not None else None,
+    )
+
+
+def _outputs(
+    column: Column, shape: Shape, table: Table, mapping: Mapping_, types: Types, left_out: Sequence[str]
+) -> Iterator[_Output]:
+    here = Identifier(table.parts[1], column.name)
+    references = [(name, r) for name, r in shape.references.items() if r.column == column.name]
+    for name, reference in references:
+        target = _target(reference, mapping, types)
+        yield _Output(name, _key_form(column, target.key[0], table), column.form, points_to=target.name)
+        if reference.keep is not None:
+            yield _Output(reference.keep, column.form.sql(here), column.form)
+    if not references and column.name not in shape.omit and column.name not in left_out:
+        yield _Output(
+            shape.rename.get(column.name, camel_case(column.name)), column.form.sql(here), column.form
+        )
+
+
+def _target(reference: Reference, mapping: Mapping_, types: Types) -> Table:
+    name = mapping.collections[reference.to].table
+    assert name is not None  # the mapping was checked for this when it was loaded
+    target = types.table(name)
+    if len(target.key) != 1:
+        raise MappingInvalid(
+            f"a reference from column {reference.column} to '{reference.to}': the key of {target.name} has"
+            f" {len(target.key)} columns",
+            remedy="one column can only refer to a table with a key of one column: take the reference out",
+        )
+    return target
+
+
+def _children(
+    place: str, array: str, parent: Table, embed: Embed, mapping: Mapping_, types: Types
+) -> _Children:
+    place = f"{place}.{array}"
+    table = types.table(embed.table)
+    if len(embed.foreign_key) != len(parent.key):
+        raise MappingInvalid(
+            f"{place}: foreign_key has {len(embed.foreign_key)} columns, the primary key of {parent.name} has"
+            f" {len(parent.key)}",
+            remedy="name the child's columns that hold the parent's primary key, in that key's order",
+        )
+    holding = [_column(place, table, name) for name in embed.foreign_key]
+    sorting = [*(_column(place, table, name) for name in embed.order_by), *table.key]
+    return _Children(
+        array=array,
+        rows=_rows(place, embed, table, mapping, types, left_out=embed.foreign_key),
+        parent_key=tuple(_key_form(c, k, table) for c, k in zip(holding, parent.key, strict=True)),
+        order=SQL(", ").join(_sorted(column, table) for column in sorting),
+    )
+
+
+def _sorted(column: Column, table: Table) -> Composable:
+    here = Identifier(table.parts[1], column.name)
+    if not column.collated:
+        return here
+    return (
+        SQL('({})::text COLLATE "C"').format(here)
+        if column.form is not CHAR
+        else SQL('{} COLLATE "C"').format(here)
+    )
+
+
+def _column(place: str, table: Table, name: str) -> Column:
+    column = table.column(name)
+    if column is None:
+        raise MappingInvalid(
+            f"{place}: table {table.name} has no column '{name}'",
+            remedy=f"its columns are {', '.join(c.name for c in table.columns)}",
+        )
+    return column
+
+
+def _key_form(column: Column, key: Column, table: Table) -> Composable:
+    """A column's value as a part of a key of the type of `key`: an integer, a UUID, or its text."""
+    here: Composable = Identifier(table.parts[1], column.name)
+    if column.sql_type != key.sql_type and key.form is not column.form:
+        here = SQL("{}::{}").format(here, _trusted(key.sql_type))
+    if key.form.native or key.form is CHAR:
+        return key.form.sql(here)
+    return SQL("({})::text").format(here)
+
+
+def _listed(columns: Sequence[Column], keys: Sequence[Key]) -> Composable:
+    """A query that returns these keys, in their columns' types."""
+    names = [Identifier(f"k{n}") for n in range(len(columns))]
+    values = [Literal([str(key[n]) for key in keys]) for n in range(len(columns))]
+    return SQL("SELECT {} FROM unnest({}) AS listed ({})").format(
+        SQL(", ").join(
+            SQL("{}::{}").format(n, _trusted(c.sql_type)) for n, c in zip(names, columns, strict=True)
+        ),
+        SQL(", ").join(SQL("{}::text[]").format(v) for v in values),
+        SQL(", ").join(names),
+    )
+
+
+def _where(*conditions: Composable | None) -> Composable:
+    given = [SQL("({})").format(condition) for condition in conditions if condition is not None]
+    return SQL(" WHERE {}").format(SQL(" AND ").join(given)) if given else SQL("")
+
+
+def _trusted(text: str) -> SQL:
+    """Text as SQL: a type's name as the catalog gives it, or an expression that has been checked."""
+    return SQL(text)
+
+
+def one_expression(written: str, place: str) -> Composable:
+    """The text of `where` or of a computed field as an expression to put into a statement.
+
+    Raises MappingInvalid unless it is one expression without clause, subquery, comment or parameter.
+    """
+    wrong = _why_not_one(written)
+    if wrong:
+        raise MappingInvalid(
+            f"{place}: {wrong}: {written}",
+            remedy="write one SQL expression over the row's columns; docs/mapping.md",
+        )
+    return SQL("({}\n)").format(_trusted(written))
+
+
+def _why_not_one(written: str) -> str | None:
+    try:
+        tokens = sqlglot.tokenize(written, dialect="postgres")
+        statements = sqlglot.parse(f"SELECT (\n{written}\n)", dialect="postgres")
+    except SqlglotError:
+        return "this cannot be read as an SQL expression"
+    if any(token.comments for token in tokens):
+        return "a comment has no place in it"
+    if len(statements) != 1 or not isinstance(statements[0], exp.Select):
+        return "this is more than one expression"
+    select = statements[0]
+    clauses = [name for name, value in select.args.items() if value and name not in ("expressions", "kind")]
+    if clauses or len(select.expressions) != 1:
+        return "this is more than one expression"
+    [inside] = select.expressions
+    if inside.find(exp.Query) is not None:
+        return "a subquery has no place in it"
+    if inside.find(exp.Placeholder, exp.Parameter) is not None:
+        return "a parameter has no place in it"
+    if not isinstance(inside, exp.Paren):
+        return "this is more than one expression"
+    return "an alias has no place in it" if isinstance(inside.this, exp.Alias) else None

@@ -1,0 +1,52 @@
+"""One row against one document: the differences between them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from consumers.mapping.ids import row_key
+from sync.verify.canonical import Unfit
+from sync.verify.compare import SYNC, mismatches
+from sync.verify.expected import Key, Reading
+from sync.verify.expiry import may_be_gone
+from sync.verify.report import Difference, Kind
+
+
+def judge(
+    its: Reading,
+    id_: Any,
+    key: Key | None,
+    expected: Mapping[str, Any] | None,
+    document: Mapping[str, Any] | None,
+    now_ms: int,
+) -> list[Difference]:
+    """What tells a document from its row's fields; None: there is no document, no row in the filter.
+
+    One that a TTL index lets go of may be there or not; while it is there, its fields have to agree.
+    """
+    whole = Difference(Kind.MISSING, its.collection, str(id_), None if key is None else row_key(key))
+    if expected is not None and document is not None:
+        return [
+            replace(
+                whole,
+                kind=Kind.DIFFERS,
+                field=mismatch.at,
+                expected=mismatch.expected,
+                found=mismatch.found,
+                cause=_foreign(document),
+            )
+            for mismatch in mismatches(expected, document)
+        ]
+    there = document if expected is None else expected
+    if there is None or may_be_gone(its.ttl, there, now_ms):
+        return []
+    if document is not None:
+        return [replace(whole, kind=Kind.EXTRA, cause=_foreign(document))]
+    unfit = next((value.why for value in there.values() if isinstance(value, Unfit)), None)
+    return [replace(whole, cause=unfit and f"the row has no faithful document: {unfit}")]
+
+
+def _foreign(document: Mapping[str, Any]) -> str | None:
+    return None if SYNC in document else "written by another client: it has no _sync"

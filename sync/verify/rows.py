@@ -1,0 +1,95 @@
+"""PostgreSQL's side: runs the statements of `expected`, in snapshots that only read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+from bson import ObjectId
+
+from connectors.positions import Lsn
+from connectors.postgres.client import Session, translated
+from connectors.postgres.sql import Composed
+from sync.verify.expected import Expected, Key, Reading, Row
+
+
+@contextmanager
+def snapshot(session: Session) -> Iterator[None]:
+    """Everything read inside is of one moment. A policy that hides rows is an error, not silence."""
+    with translated(), session.transaction():
+        session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        session.execute("SELECT set_config('row_security', 'off', true), set_config('jit', 'off', true)")
+        yield
+
+
+def lsn(session: Session) -> Lsn:
+    """Where PostgreSQL writes its WAL now: all that any earlier statement saw lies before it."""
+    with translated():
+        found = session.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+    assert found is not None
+    return Lsn.parse(found[0])
+
+
+def clock_ms(session: Session) -> int:
+    """PostgreSQL's clock."""
+    with translated():
+        found = session.execute("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::int8").fetchone()
+    assert found is not None
+    return int(found[0])
+
+
+def stream(session: Session, reading: Reading, batch: int) -> Iterator[list[Expected]]:
+    """What every row of a collection has to be, in batches, as of one snapshot; memory holds one batch."""
+    with snapshot(session), session.cursor(name="tandem_verify", binary=True) as cursor:
+        cursor.execute(reading.all_rows())
+        while found := cursor.fetchmany(batch):
+            yield _expected(session, reading, found)
+
+
+def look(session: Session, reading: Reading, keys: Collection[Key]) -> list[Expected]:
+    """What the rows with these keys have to be now, less those that are not there or not in the filter."""
+    if not keys:
+        return []
+    with snapshot(session):
+        return _expected(session, reading, _rows(session, reading.these_rows(list(keys))))
+
+
+def present(session: Session, reading: Reading, keys: Collection[Key], *, filtered: bool) -> set[Key]:
+    """Those of these keys that have a row now; filtered: one that passes the filter."""
+    if not keys:
+        return set()
+    with translated():
+        found = _rows(session, reading.these_keys(list(keys), filtered=filtered))
+    return {reading.key(row) for row in found}
+
+
+def versions(session: Session, reading: Reading, keys: Collection[Key]) -> dict[Key, str]:
+    """The versions of the rows with these keys, whether they pass the filter or not."""
+    if not keys:
+        return {}
+    with translated():
+        found = _rows(session, reading.these_keys(list(keys), filtered=False))
+    return {reading.key(row): row[-1] for row in found}
+
+
+def keys_of(session: Session, reading: Reading, ids: Collection[ObjectId]) -> dict[ObjectId, Key]:
+    """The keys behind these `_id`s. A hash does not tell its key: all the table's keys are gone through."""
+    wanted, known = set(ids), {}
+    with snapshot(session), session.cursor(name="tandem_verify_keys", binary=True) as cursor:
+        cursor.execute(reading.all_keys())
+        while found := cursor.fetchmany(5_000):
+            for row in found:
+                if (oid := reading.id_of(key := reading.key(row))) in wanted:
+                    known[oid] = key
+    return known
+
+
+def _expected(session: Session, reading: Reading, found: Sequence[Row]) -> list[Expected]:
+    keys = [reading.key(row) for row in found]
+    children = [_rows(session, statement) for statement in reading.child_statements(keys)] if keys else [[]]
+    return reading.expected(found, children if keys else [[] for _ in reading.children])
+
+
+def _rows(session: Session, statement: Composed) -> list[Row]:
+    with session.cursor(binary=True) as cursor:
+        return list(cursor.execute(statement).fetchall())

@@ -1,0 +1,35 @@
+"""Servers for the tests: `--stack=embedded` (default), `containers`, or `external` by the five addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from sync.dev.state import Addresses
+from tests.support import stack as servers
+from tests.support.stack import Own
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stack",
+        choices=("embedded", "containers", "external"),
+        default="embedded",
+        help="where the servers of the tests come from; external: by POSTGRES_DSN, KAFKA_BOOTSTRAP_SERVERS, "
+        "CONNECT_URL, MONGODB_URI and MONGODB_DATABASE",
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config) -> Iterator[Addresses]:
+    """A whole stack, one for all tests of the session. Without one the tests that need it fail."""
+    with servers.started(pytestconfig.getoption("--stack")) as addresses:
+        yield addresses
+
+
+@pytest.fixture
+def own(stack: Addresses) -> Iterator[Own]:
+    """A PostgreSQL database, a MongoDB database and all other names, of this test alone, gone after it."""
+    with servers.own_names(stack) as names:
+        yield names
