@@ -20,7 +20,7 @@ from connectors.mongo import ledger
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition, Snapshot
 from consumers.apply.decide import RowOp, decide, fold
-from consumers.apply.untangle import parked_id, untangle
+from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
 from consumers.contracts import Rows, Stream
 from consumers.mapping.ids import row_key
@@ -28,6 +28,8 @@ from consumers.mapping.plan import Key, Plan
 
 #: how long the parked copy of a record may be, bytes
 _PARKED_BYTES = 64_000
+#: after a batch that met a unique value of another row, so many are written the careful way at once
+_CAREFUL_BATCHES = 8
 #: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
 _SUSPECT_AFTER_S = 1.0
 
@@ -91,6 +93,7 @@ class Worker:
         self._looked_at_holds = 0.0
         self._told = 0.0
         self._seen: Snapshot | None = None
+        self._careful = 0
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def run(self, stop: Callable[[], bool], enough: Callable[[], bool] = lambda: False) -> None:
@@ -243,16 +246,21 @@ class Worker:
         while records:
             part = records[:size]
             moves = batch.moves if len(part) == len(batch.records) else self._moves(part, whole=False)
+            careful = self._careful > 0
             try:
-                self._transact(moves, lambda tx, marks, part=part: self._apply(tx, part, marks))  # type: ignore[misc]
+                self._transact(moves, lambda tx, marks: self._apply(tx, part, marks, careful))  # noqa: B023 - run at once
             except Unappliable as trouble:
+                if isinstance(trouble, UniqueTaken) and not careful:
+                    self._careful = _CAREFUL_BATCHES
+                    continue
                 if len(part) > 1:
                     size = len(part) // 2
                     continue
-                self._alone(part[0], moves, trouble)
+                self._park_alone(part[0], moves, trouble)
             self.tally.events += len(part)
             records = records[len(part) :]
         self.tally.batches += 1
+        self._careful = max(0, self._careful - 1)
 
     def _await_visible(self, batch: Batch) -> None:
         """Wait until PostgreSQL shows every transaction of the batch: a commit can be decoded before that."""
@@ -293,7 +301,9 @@ class Worker:
         for partition, (_, end) in moves.items():
             self.at[partition] = end
 
-    def _apply(self, tx: Transaction, records: Sequence[Record], marks: dict[Partition, Lsn]) -> None:
+    def _apply(
+        self, tx: Transaction, records: Sequence[Record], marks: dict[Partition, Lsn], careful: bool
+    ) -> None:
         """The events of a transaction, in order."""
         ops: dict[str, list[RowOp]] = {}
         behind = self._parked_of(tx)
@@ -313,9 +323,10 @@ class Worker:
                 self._park(tx, record, event.table, op.key, "ParkedBehind", "an earlier event of this row is parked")
                 continue
             ops.setdefault(event.table, []).append(op)
-        applied = self.writer.apply(tx, {table: fold(of) for table, of in ops.items()})
+        applied = self.writer.apply(tx, {table: fold(of) for table, of in ops.items()}, careful=careful)
         self.tally.rows += applied.rows
         self.tally.reread += applied.reread
+        self.tally.untangled += applied.untangled
         self.tally.last_commit_ms = max(self.tally.last_commit_ms, latest)
 
     # -- what cannot be applied ----------------------------------------------------------------------------------
@@ -324,26 +335,11 @@ class Worker:
         """Keys of rows with something parked: few, or somebody has been told to look."""
         return frozenset(d["_id"] for d in tx.find(ledger.PARKED, {}, {"_id": 1}))
 
-    def _alone(self, record: Record, moves: dict[Partition, tuple[int, int]], trouble: Unappliable) -> None:
-        """One event that could not be applied: untangled where a unique value is in the way, else parked."""
-        if isinstance(trouble, UniqueTaken):
-            try:
-                self._transact(moves, lambda tx, marks: self._untangle(tx, record))
-                self.tally.untangled += 1
-                return
-            except Unappliable as again:
-                trouble = again
+    def _park_alone(self, record: Record, moves: dict[Partition, tuple[int, int]], trouble: Unappliable) -> None:
+        """One event that cannot be applied, not even with all rows that it is tied to."""
         self._transact(moves, lambda tx, marks: self._park_record(tx, record, trouble))
         self.tally.parked += 1
         self.log(f"parked: {trouble.what}", partition=record.home.id, offset=record.offset, remedy=trouble.remedy)
-
-    def _untangle(self, tx: Transaction, record: Record) -> None:
-        event = decode(record, self.placeholder)
-        op = decide(event, self.plan.tables[event.table])
-        use = self.plan.document_of(event.table)
-        if op is None or use is None:
-            raise UniqueTaken("an array's row violates a unique index", remedy="look at the index")
-        untangle(tx, self.writer, use, op.key)
 
     def _park_record(self, tx: Transaction, record: Record, trouble: Unappliable) -> None:
         table, key = record.home.topic, None

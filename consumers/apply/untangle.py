@@ -1,26 +1,24 @@
-"""Rows tied by unique values, written together (docs/write-rule.md, clause 11).
+"""Rows tied by unique values, found so that they can be written together (docs/write-rule.md, clause 11).
 
-Two rows that swap a unique value may arrive in either order. What an event alone cannot do, all rows that are in each
-other's way can: removed, then written as PostgreSQL has them now, in one transaction.
+Two rows that swap a unique value may arrive in either order, in different partitions. What an event alone cannot do,
+all rows that are in each other's way can: removed, then written as PostgreSQL has them now, in one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bson import ObjectId
 
 from connectors.errors import UniqueTaken
-from connectors.mongo import ledger
-from connectors.mongo.transaction import Transaction, write
-from consumers.apply.decide import Read
-from consumers.apply.write import RowWriter
+from connectors.mongo.transaction import Transaction
 from consumers.mapping.ids import integer_key, row_key
 from consumers.mapping.plan import Document, Key, RowPlan
+from consumers.mapping.spec import Index
 
 #: more than that are not in each other's way by a swap
-_MOST = 1_000
+MOST = 2_000
 
 
 def parked_id(table: str, key: Key) -> str:
@@ -29,11 +27,11 @@ def parked_id(table: str, key: Key) -> str:
 
 
 def key_of_document(use: RowPlan, document: Mapping[str, Any]) -> Key:
-    """The primary key of the row that a document was made from."""
+    """The primary key of the row that a document was made from. Raises UniqueTaken where no row was."""
     stamp: Mapping[str, Any] = document.get("_sync") or {}
     if "key" in stamp:
-        return tuple(stamp["key"])
-    number = integer_key(use.table.name, document["_id"])
+        return use.table.key_from_texts(stamp["key"])
+    number = integer_key(use.table.name, document["_id"]) if isinstance(document["_id"], ObjectId) else None
     if number is None:
         raise UniqueTaken(
             f"{use.collection}: a document that no row was made into holds a value that has to be unique",
@@ -43,48 +41,52 @@ def key_of_document(use: RowPlan, document: Mapping[str, Any]) -> Key:
     return (number,)
 
 
-def untangle(tx: Transaction, writer: RowWriter, use: RowPlan, key: Key) -> int:
-    """Write a row, and all that hold its unique values and theirs, as they are now. Returns how many rows.
+def unique_fields(indexes: Iterable[Index]) -> list[tuple[str, ...]]:
+    """The fields of each unique index over fields of the document itself."""
+    return [tuple(i.keys) for i in indexes if i.unique and not any("." in name for name in i.keys)]
 
-    The caller has written the row's own position; the others' documents conflict by themselves. Raises
-    UniqueTaken, and whatever writing a row raises.
+
+def tied(
+    tx: Transaction,
+    use: RowPlan,
+    indexes: Iterable[tuple[str, ...]],
+    documents: Mapping[ObjectId, Document],
+    keys: Mapping[ObjectId, Key],
+) -> dict[ObjectId, Key]:
+    """Rows that want a unique value which another row has or wants, and those others.
+
+    documents: what is to be written. keys: every row of the batch, those that are to be removed included: a
+    value that one of them holds in MongoDB is let go before anything is written.
     """
-    keys: dict[ObjectId, Key] = {use.id_of(key): key}
-    while True:
-        documents = _as_they_are(writer, use, keys.values())
-        tied = _holders(tx, writer, use, documents, keys)
-        if not tied:
-            break
-        keys.update(tied)
-        if len(keys) > _MOST:
-            raise UniqueTaken(
-                f"{use.collection}: more than {_MOST} rows are tied by unique values", remedy="look at the parked event"
-            )
-    tx.bulk(use.collection, [write("delete", _id) for _id in keys])
-    writer.apply(tx, {use.table.name: {k: Read(k, True, None, 0) for k in keys.values()}})
-    tx.delete(ledger.PARKED, {"_id": {"$in": [parked_id(use.table.name, k) for k in keys.values()]}})
-    return len(keys)
+    found: dict[ObjectId, Key] = {}
+    for fields in indexes:
+        wanted: dict[tuple[Any, ...], list[ObjectId]] = {}
+        for _id, document in documents.items():
+            wanted.setdefault(_values(document, fields), []).append(_id)
+        for ids in wanted.values():
+            if len(ids) > 1:
+                found.update({_id: keys[_id] for _id in ids})
+        for holder in _holders(tx, use, fields, wanted):
+            if holder["_id"] not in keys:
+                found[holder["_id"]] = key_of_document(use, holder)
+                found.update({_id: keys[_id] for _id in wanted.get(_values(holder, fields), ())})
+    return found
 
 
-def _as_they_are(writer: RowWriter, use: RowPlan, keys: Iterable[Key]) -> list[Document]:
-    """The documents that these rows give now; none for a row that is gone or outside its filter."""
-    now = writer.now_us()
-    natives = writer.current(use.table, list(keys))
-    return [use.document(n, now) for n in natives.values() if use.inside(n, now)]
+def _values(document: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(_hashable(document.get(name)) for name in fields)
+
+
+def _hashable(value: Any) -> Any:
+    return repr(value) if isinstance(value, dict | list) else value
 
 
 def _holders(
-    tx: Transaction, writer: RowWriter, use: RowPlan, documents: Sequence[Document], known: Mapping[ObjectId, Key]
-) -> dict[ObjectId, Key]:
-    """Documents beside the known ones that hold a value that one of these documents needs for itself."""
-    tied: dict[ObjectId, Key] = {}
-    for index in writer.plan.declared.collections[use.collection].indexes:
-        fields = [name for name in index.keys if "." not in name]
-        if not index.unique or len(fields) != len(index.keys):
-            continue
-        wanted = [{name: d.get(name) for name in fields} for d in documents]
-        if wanted:
-            for found in tx.find(use.collection, {"$or": wanted}, {"_sync": 1}):
-                if found["_id"] not in known:
-                    tied[found["_id"]] = key_of_document(use, found)
-    return tied
+    tx: Transaction, use: RowPlan, fields: tuple[str, ...], wanted: Mapping[tuple[Any, ...], object]
+) -> list[Document]:
+    if not wanted:
+        return []
+    shown = {name: 1 for name in (*fields, "_sync")}
+    if len(fields) == 1:
+        return tx.find(use.collection, {fields[0]: {"$in": [values[0] for values in wanted]}}, shown)
+    return tx.find(use.collection, {"$or": [dict(zip(fields, v, strict=True)) for v in wanted]}, shown)

@@ -9,11 +9,13 @@ from typing import Any
 
 from bson import Int64, ObjectId
 
+from connectors.errors import UniqueTaken
 from connectors.mongo import ledger
 from connectors.mongo.transaction import Transaction, Write, anchor, write
 from connectors.positions import Lsn
 from connectors.postgres.rows import Row, Selected, TableRead
 from consumers.apply.decide import Gone, Put, Read, RowOp
+from consumers.apply.untangle import MOST, parked_id, tied, unique_fields
 from consumers.contracts import Rows
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan, TablePlan
@@ -25,10 +27,12 @@ _STAGED = {"p": 1, "d": 1, "o": 1}
 
 @dataclass(slots=True)
 class Applied:
-    """What a transaction did. rows: folded row operations. reread: rows read from PostgreSQL for them."""
+    """What a transaction did. rows: folded row operations. reread: rows read from PostgreSQL for them.
+    untangled: rows tied by unique values, written together."""
 
     rows: int = 0
     reread: int = 0
+    untangled: int = 0
 
 
 def table_read(table: TablePlan) -> TableRead:
@@ -71,13 +75,23 @@ class RowWriter:
         self.plan, self.rows, self.now_us = plan, rows, now_us
         self._reads = {name: table_read(table) for name, table in plan.tables.items()}
 
-    def apply(self, tx: Transaction, ops: TableOps) -> Applied:
-        """Carry out the operations of a batch, folded per row. Raises Unappliable, Contended, Unavailable."""
+    def apply(self, tx: Transaction, ops: TableOps, *, careful: bool = False) -> Applied:
+        """Carry out the operations of a batch, folded per row. Raises Unappliable, Contended, Unavailable.
+
+        careful: rows that are in each other's way by unique values are found, read as they are now, and all of
+        the batch's documents with unique values are removed before they are written. Slower: for a batch that
+        has raised UniqueTaken.
+        """
         now = self.now_us()
         done = Applied(rows=sum(len(of) for of in ops.values()))
         settled = {table: dict(of) for table, of in ops.items() if of}
         self._absent_are_read(tx, settled, now)
         done.reread = self._read(settled)
+        if careful:
+            for table in list(settled):
+                for use in self.plan.uses(table):
+                    if not use.array:
+                        done.untangled += self._untangle(tx, use, settled, now)
         arrays = _Arrays(tx, self.plan)
         for table, of in settled.items():
             for use in self.plan.uses(table):
@@ -86,7 +100,7 @@ class RowWriter:
         for table, of in settled.items():
             for use in self.plan.uses(table):
                 if not use.array:
-                    self._documents(tx, use, of, now, arrays)
+                    self._documents(tx, use, of, now, arrays, careful)
         arrays.remake()
         return done
 
@@ -130,11 +144,6 @@ class RowWriter:
     def _by_key(table: TablePlan, rows: Sequence[Row]) -> dict[tuple[str, ...], Mapping[str, Any]]:
         return {_texts(table.key_of(natives)): natives for natives in map(table.from_row, rows)}
 
-    def current(self, table: TablePlan, keys: Sequence[Key]) -> dict[tuple[str, ...], Mapping[str, Any]]:
-        """Native values of these rows as they are now, by the key's texts; those that are gone are absent."""
-        found, _ = self.rows.read({self._reads[table.name]: [_texts(key) for key in keys]})
-        return self._by_key(table, found[table.name])
-
     # -- staged rows -------------------------------------------------------------------------------------------
     def _stage(self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays) -> None:
         ids = [row_key(key) for key in of]
@@ -168,27 +177,69 @@ class RowWriter:
         return {"p": parent, "o": order, "l": Int64(row.lsn), "d": use.document(row.natives, now)}
 
     # -- documents ---------------------------------------------------------------------------------------------
-    def _documents(self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays) -> None:
+    def _documents(
+        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays, careful: bool
+    ) -> None:
         ids = {use.id_of(key): op for key, op in of.items()}
         embeds = self.plan.arrays.get(use.collection)
-        there = {d["_id"] for d in tx.find(use.collection, {"_id": {"$in": list(ids)}}, {"_id": 1})} if embeds else set()
-        writes: list[Write] = []
+        remove = careful and bool(self._unique(use))
+        there: dict[ObjectId, Document] = {}
+        if embeds or remove:
+            shown = None if remove else {"_id": 1}
+            there = {d["_id"]: d for d in tx.find(use.collection, {"_id": {"$in": list(ids)}}, shown)}
+        writes: list[Write] = [write("delete", _id) for _id in there] if remove else []
         for _id, op in ids.items():
             if not isinstance(op, Put) or not use.inside(op.natives, now):
                 if embeds and _id in there:
                     arrays.gone(use.collection, _id)
-                if not embeds or _id in there:
+                if not remove and (not embeds or _id in there):
                     writes.append(write("delete", _id))
                 continue
             document = use.document(op.natives, now)
             document["_sync"] = sync_of(use, op.key, op.at, op.lsn)
-            if embeds and (op.create or _id not in there):
+            new = op.create or (bool(embeds) and _id not in there)
+            if embeds and new:
                 arrays.come(use.collection, _id)
                 document.update({array: [] for array in embeds})
             elif embeds:
                 arrays.there(use.collection, _id)
-            writes.append(write("replace" if op.create or (embeds and _id not in there) else "set", _id, document))
+            if remove:
+                old = {} if new else there.get(_id, {})
+                writes.append(write("insert", _id, {**old, **document}))
+            else:
+                writes.append(write("replace" if new else "set", _id, document))
         tx.bulk(use.collection, writes)
+
+    # -- unique values -----------------------------------------------------------------------------------------
+    def _unique(self, use: RowPlan) -> list[tuple[str, ...]]:
+        return unique_fields(self.plan.declared.collections[use.collection].indexes)
+
+    def _untangle(self, tx: Transaction, use: RowPlan, ops: dict[str, dict[Key, RowOp]], now: int) -> int:
+        """Make every row of the batch that is tied to another by a unique value a row read now, and that other too,
+        until none is left. Returns how many. Raises UniqueTaken."""
+        table, indexes = use.table.name, self._unique(use)
+        of, read = ops[table], set[Key]()
+        if not indexes:
+            return 0
+        while True:
+            partial = {op.key for op in of.values() if isinstance(op, Put) and not op.whole}
+            inside = [op for op in of.values() if isinstance(op, Put) and op.whole and use.inside(op.natives, now)]
+            documents = {use.id_of(op.key): use.document(op.natives, now) for op in inside}
+            keys = {use.id_of(key): key for key in of}
+            new = (partial | set(tied(tx, use, indexes, documents, keys).values())) - read
+            if not new:
+                break
+            read |= new
+            if len(read) > MOST:
+                raise UniqueTaken(f"{use.collection}: more than {MOST} rows are tied by unique values", remedy="look at the rows")
+            for key in read:  # all in one snapshot
+                before = of.get(key)
+                create = before is not None and not isinstance(before, Gone) and before.create
+                of[key] = Read(key, create, before.at if before else None, before.lsn if before else 0)
+            self._read({table: of})
+        if read:
+            tx.delete(ledger.PARKED, {"_id": {"$in": [parked_id(table, key) for key in read]}})
+        return len(read)
 
     # -- after a truncate --------------------------------------------------------------------------------------
     def remove_below(self, tx: Transaction, use: RowPlan, ids: Sequence[Any], lsn: Lsn) -> int:

@@ -211,9 +211,7 @@ class Compiler:
             return replace(term, type=target, constant=constant)
         if target in _TEXTS and source == _CHAR:
             return self._strict(target, "{}.rstrip(' ')", term)
-        return replace(
-            term, type=target
-        )  # a wider int, real to double, text: the form is the same
+        return replace(term, type=target)  # a wider int, real to double, text: the form is the same
 
     def _pair(self, left: _Term, right: _Term, what: str) -> tuple[_Term, _Term]:
         """Both sides of an operator in a form that can be compared."""
@@ -274,9 +272,9 @@ class Compiler:
             term = self._column(of.name, None)
         else:
             term = self._settled(self._term(of))
-        if not term.nullable and not term.fails and value is None:
-            return self._constant("boolean", False)
-        return self._folded(_Term("boolean", f"({term.code} is {value})", False, term.fails), [term])
+        if term.constant:
+            return self._constant("boolean", term.value is value)
+        return _Term("boolean", f"({term.code} is {value})", False, term.fails)
 
     def _case(self, node: Case) -> _Term:
         whens = [self._boolean(when) for when in node.whens]
@@ -294,7 +292,9 @@ class Compiler:
         if not branches:
             return default
         nullable = any(t.nullable for t in results)
-        return _Term(default.type, f"({branches}{default.code})", nullable, fails or any(t.fails for t in results))
+        return _Term(
+            default.type, f"({branches}{default.code})", nullable, fails or any(t.fails for t in results)
+        )
 
     def _coalesce(self, terms: list[_Term]) -> _Term:
         terms = [t for t in terms if not t.constant or t.value is not None] or terms[:1]
@@ -407,7 +407,9 @@ class Compiler:
     def _calculated(self, operator: str, left: _Term, right: _Term) -> _Term:
         kinds = {left.type, right.type}
         if not kinds <= {*_NUMBERS}:
-            raise _mismatch(operator, (left, right), "; arithmetic is for numbers, and timestamps with INTERVAL")
+            raise _mismatch(
+                operator, (left, right), "; arithmetic is for numbers, and timestamps with INTERVAL"
+            )
         if kinds <= {*_INTS}:
             wider = max(kinds, key=_INTS.index)
             return self._limited(wider, f"{{}} {operator} {{}}", left, right)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from bson import ObjectId
 
@@ -34,6 +35,16 @@ SORTABLE = frozenset(name for name, kind in CODECS.items() if kind.key) | {
     "double precision",
     "real",
 } - {"enum", "character"}
+
+
+#: how a key's value is read back from its text; text where not named
+KEY_FROM_TEXT: dict[str, Callable[[str], KeyValue]] = {
+    "smallint": int,
+    "integer": int,
+    "bigint": int,
+    "oid": int,
+    "uuid": UUID,
+}
 
 
 class ColumnPlan(NamedTuple):
@@ -73,6 +84,11 @@ class TablePlan:
     def key_of(self, natives: Natives) -> Key:
         """The primary key's values, in its order."""
         return tuple(natives[column] for column in self.table.key)
+
+    def key_from_texts(self, texts: Sequence[str]) -> Key:
+        """A key from its values' texts, as `_sync.key` keeps them."""
+        types = {c.name: c.type for c in self.table.columns}
+        return tuple(KEY_FROM_TEXT.get(types[c], str)(text) for c, text in zip(self.table.key, texts, strict=True))
 
     def from_event(self, sent: Natives) -> dict[str, Any]:
         """Native values of the needed columns that were sent. Raises DecodeFailed."""

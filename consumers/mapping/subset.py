@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import TokenType, exp
 from sqlglot.errors import SqlglotError
 
 from consumers.mapping.expressions import (
@@ -43,14 +43,30 @@ def read(text: str) -> Node:
     if "\x00" in text:
         raise FilterInvalid("an expression cannot hold the character NUL")
     try:
-        parsed = sqlglot.parse_one(text, dialect="postgres", into=exp.Condition)
+        parsed = sqlglot.parse_one(_plain_intervals(text), dialect="postgres", into=exp.Condition)
         return _Reader().node(parsed)
     except SqlglotError as error:
-        found = re.search(r"Line (\d+), Col: (\d+)", str(error))
-        where = f" near line {found[1]}, column {found[2]}" if found else ""
+        near = next((e["highlight"] for e in getattr(error, "errors", ()) if e.get("highlight")), "")
+        where = f" near '{near}'" if near else ""
         raise FilterInvalid(f"this cannot be read as one SQL expression{where}: {_short(text)}") from None
     except RecursionError:
         raise FilterInvalid(f"this is nested too deeply: {_short(text)}") from None
+
+
+def _plain_intervals(text: str) -> str:
+    """`INTERVAL 'x'` as `'x'::interval`: sqlglot drops parts of the first ('1 day 2:30', '1 day ago')."""
+    tokens = sqlglot.tokenize(text, dialect="postgres")
+    for i in reversed(range(len(tokens) - 1)):
+        word, literal = tokens[i : i + 2]
+        if word.token_type is not TokenType.INTERVAL or literal.token_type is not TokenType.STRING:
+            continue
+        if i + 2 < len(tokens) and tokens[i + 2].token_type is TokenType.VAR:
+            raise FilterInvalid(
+                f"INTERVAL '{literal.text}' {tokens[i + 2].text}: write the unit inside the quotes"
+            )
+        quoted = text[literal.start : literal.end + 1]
+        text = f"{text[: word.start]} {quoted}::interval {text[literal.end + 1 :]}"
+    return text
 
 
 def _short(text: str) -> str:
@@ -154,7 +170,6 @@ class _Reader:
         exp.In: frozenset({"this", "expressions"}),
         exp.Between: frozenset({"this", "low", "high"}),
         exp.Cast: frozenset({"this", "to"}),
-        exp.Interval: frozenset({"this", "unit"}),
         exp.CurrentTimestamp: frozenset(),
         exp.Coalesce: frozenset({"this", "expressions"}),
         exp.Nullif: frozenset({"this", "expression"}),
@@ -179,7 +194,6 @@ class _Reader:
             exp.In: self._in,
             exp.Between: self._between,
             exp.Cast: self._cast,
-            exp.Interval: self._interval,
             exp.CurrentTimestamp: lambda e, _: Now(),
             exp.Coalesce: lambda e, depth: Call("coalesce", self._all([e.this, *e.expressions], depth + 1)),
             exp.Nullif: lambda e, depth: Call("nullif", self._all([e.this, e.expression], depth + 1)),
@@ -298,12 +312,6 @@ class _Reader:
         ):
             raise FilterInvalid(f"{_short(shown)}: a number is cast to numbers only")
         return Typed(name, None if isinstance(of, Null) else of.text if isinstance(of, Number) else of.value)
-
-    def _interval(self, e: exp.Interval, _: int) -> Node:
-        unit = e.args.get("unit")
-        if type(e.this) is not exp.Literal or not (unit is None or type(unit) is exp.Var):
-            raise _refused(e)
-        return Interval(interval_us(f"{e.this.this} {unit.this if unit else ''}"))
 
     def _case(self, e: exp.Case, depth: int) -> Node:
         whens: list[Node] = []

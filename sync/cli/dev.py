@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from connectors.errors import SyncError
 from sync.dev.places import default_home
 from sync.dev.progress import shown
 from sync.dev.stack import Stack
@@ -140,19 +139,3 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"
-
-
-def main() -> None:
-    """Run these commands by themselves: `python -m sync.cli.dev`."""
-    try:
-        app()
-    except SyncError as error:
-        typer.echo(f"error: {error.what}", err=True)
-        for name, value in error.facts.items():
-            typer.echo(f"  {name}: {value}", err=True)
-        typer.echo(f"  remedy: {error.remedy}", err=True)
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main()

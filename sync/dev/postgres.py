@@ -62,8 +62,9 @@ def programs(package: Path, user: Account | None, progress: Progress) -> Path:
         return bin_of_copy
     with locked(SHARED / ".lock"):
         if not copy.is_dir():
-            progress.doing("postgres", f"copying its programs to {copy}")
+            progress.doing("programs", f"copying PostgreSQL to {copy}, in reach of the user {user.name}")
             _copy(package, copy)
+            progress.done("programs", "copied")
     if not _runs(bin_of_copy, user):
         raise StackFailed(
             f"the user {user.name} cannot run PostgreSQL's programs in {copy}",

@@ -64,7 +64,7 @@ def disk_full(place: Path, what: str) -> StackFailed:
     return StackFailed(
         f"the disk of {place} is full: {what}",
         remedy="free some space (a new stack wants 300 MB), then run `tandem dev up` again: it goes on",
-        free_bytes=free_bytes(place),
+        free_bytes_now=free_bytes(place),
     )
 
 

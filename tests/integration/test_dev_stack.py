@@ -38,7 +38,7 @@ def running(home: Stack) -> Stack:
 def dev(stack: Stack, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command, *rest = arguments
     return subprocess.run(
-        [sys.executable, "-m", "sync.cli.dev", command, "--home", str(stack.home.root), *rest],
+        [Path(sys.executable).with_name("tandem"), "dev", command, "--home", stack.home.root, *rest],
         input=stdin,
         capture_output=True,
         text=True,

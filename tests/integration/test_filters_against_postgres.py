@@ -47,7 +47,9 @@ FAILED = "the evaluation fails"
 
 @pytest.fixture(scope="module")
 def postgres(stack: Any) -> Iterator[psycopg.Connection[Any]]:
-    columns = ", ".join(f"{name} {declared.replace('mood', 'pg_temp.mood')}" for name, (declared, _) in COLUMNS.items())
+    columns = ", ".join(
+        f"{name} {declared.replace('mood', 'pg_temp.mood')}" for name, (declared, _) in COLUMNS.items()
+    )
     labels = ", ".join(f"'{label}'" for label in ENUM_LABELS)
     with psycopg.connect(stack.postgres_dsn, options="-c TimeZone=UTC") as connection:
         connection.execute(FUNCTIONS.format(labels=labels, columns=columns))
@@ -90,8 +92,12 @@ def compare(postgres: psycopg.Connection[Any], random: Random, seed: int) -> Cou
             used = {name: row[name] for name in expression.columns}
             story = f"{text}\nas SQL: {expression.sql()}\nrow: {used}\nseed: {seed}"
             assert _same(actual, expected), f"compiled {actual!r}, PostgreSQL {expected!r}: {story}"
-            assert _same(of_text, expected), f"text as it stands {of_text!r}, from the tree {expected!r}: {story}"
-            assert type_name in (None, "mood" if kind == "enum" else kind), f"check {kind}, is {type_name}: {story}"
+            assert _same(of_text, expected), (
+                f"text as it stands {of_text!r}, from the tree {expected!r}: {story}"
+            )
+            assert type_name in (None, "mood" if kind == "enum" else kind), (
+                f"check {kind}, is {type_name}: {story}"
+            )
             tally["compared"] += 1
             tally["failed"] += actual is FAILED
     return tally
@@ -103,7 +109,9 @@ def _fill(postgres: psycopg.Connection[Any], random: Random) -> tuple[list[dict[
     with postgres.cursor().copy("COPY random_rows FROM STDIN") as copy:
         for number in range(ROWS):
             copy.write_row((number, *random_row(random).values()))
-    asked = ", ".join(NATIVE.get(kind, "{}").format(name) for name, kind in zip(COLUMNS, TYPES.values(), strict=True))
+    asked = ", ".join(
+        NATIVE.get(kind, "{}").format(name) for name, kind in zip(COLUMNS, TYPES.values(), strict=True)
+    )
     found = postgres.execute(f"SELECT {asked} FROM random_rows ORDER BY row_number").fetchall()
     now = postgres.execute("SELECT pg_temp.us(now())").fetchone()
     assert now is not None

@@ -15,10 +15,30 @@ def _columns(names: str, declared: str, *values: str) -> None:
 
 
 _FLOATS = ("0", "-0", "1", "1.5", "-1", "0.1", "2", "NaN", "Infinity", "-Infinity")
-_TEXTS = ("", "a", "ab", "a ", " a", "A", "a%b", "a_b", "a\\b", "ä", "x", "\n", "aXb", "'", "aab", "abab", "1")
+_TEXTS = (
+    "",
+    "a",
+    "ab",
+    "a ",
+    " a",
+    "A",
+    "a%b",
+    "a_b",
+    "a\\b",
+    "ä",
+    "x",
+    "\n",
+    "aXb",
+    "'",
+    "aab",
+    "abab",
+    "1",
+)
 _TIMES = (
-    "1970-01-01 00:00:00", "2024-01-01 00:00:00", "2024-01-01 00:00:00.000001", "2024-02-29 23:59:59.999999",
-    "0001-01-01 00:00:00", "4713-01-01 00:00:00 BC", "9999-12-31 23:59:59.999999", "infinity", "-infinity",
+    "1970-01-01 00:00:00", "2024-01-01 00:00:00", "2024-01-01 00:00:00.000001",
+    "2024-02-29 23:59:59.999999",
+    "0001-01-01 00:00:00", "4713-01-01 00:00:00 BC", "9999-12-31 23:59:59.999999", "infinity",
+    "-infinity",
 )  # fmt: skip
 _columns("i2", "smallint", "0", "1", "-1", "2", "32767", "-32768")
 _columns("i4 j4", "integer", "0", "1", "-1", "2", "5", "2147483647", "-2147483648")
@@ -40,7 +60,17 @@ _columns("e", "mood", *ENUM_LABELS)
 _columns("u w", "uuid", "0" * 32, "f" * 32, "7f" * 16, "80" * 16)
 _columns("z y", "timestamp with time zone", *_TIMES)
 _columns("k l", "timestamp without time zone", *_TIMES)
-_columns("d o", "date", "1970-01-01", "2024-01-01", "2024-02-29", "0001-01-01", "9999-12-31", "infinity", "-infinity")
+_columns(
+    "d o",
+    "date",
+    "1970-01-01",
+    "2024-01-01",
+    "2024-02-29",
+    "0001-01-01",
+    "9999-12-31",
+    "infinity",
+    "-infinity",
+)
 _columns("doc", "jsonb", "{}", "null")
 
 _OF_KIND = {
@@ -54,14 +84,19 @@ _OF_KIND = {
 }
 _LITERALS = {
     "number": (
-        "0", "1", "-1", "2", "5", "-2147483648", "2147483648", "9223372036854775807", "-9223372036854775808",
-        "9007199254740993", "99999999999999999999", "1.5", "0.1", "2.50", ".5", "5.", "1e3", "1e-3", "1.5e1", "'1'",
-        "' -1 '", "1::smallint", "'1'::bigint", "1.5::double precision", "'NaN'::float8", "'NaN'::numeric",
-        "'-inf'::numeric", "'Infinity'::double precision", "0.1::numeric", "3::numeric", "NULL", "NULL::numeric",
+        "0", "1", "-1", "2", "5", "-2147483648", "2147483648", "9223372036854775807",
+        "-9223372036854775808",
+        "9007199254740993", "99999999999999999999", "1.5", "0.1", "2.50", ".5", "5.", "1e3", "1e-3",
+        "1.5e1", "'1'",
+        "' -1 '", "1::smallint", "'1'::bigint", "1.5::double precision", "'NaN'::float8",
+        "'NaN'::numeric",
+        "'-inf'::numeric", "'Infinity'::double precision", "0.1::numeric", "3::numeric", "NULL",
+        "NULL::numeric",
         "NULL::int", "-(-5)",
     ),
     "text": (
-        "''", "'a'", "'ab'", "'a '", "'it''s'", "'a\\b'", "'ä'", "'A'", "'x'::text", "'a'::varchar", "NULL", "NULL::text",
+        "''", "'a'", "'ab'", "'a '", "'it''s'", "'a\\b'", "'ä'", "'A'", "'x'::text", "'a'::varchar",
+        "NULL", "NULL::text",
         "'\n'", "'1'",
     ),
     "char": ("''", "'a'", "'ab'", "'ab  '", "'abcd'", "NULL"),
@@ -71,21 +106,25 @@ _LITERALS = {
         "'80808080-8080-8080-8080-808080808080'::uuid", "NULL", "NULL::uuid",
     ),
     "time": (
-        "now()", "current_timestamp", "'2024-01-01'", "DATE '2024-01-01'", "TIMESTAMP '2024-01-01 00:00:00.000001'",
-        "TIMESTAMPTZ '2024-01-01 02:00:00+02'", "'2024-01-01 02:00:00-03:30'::timestamptz", "'infinity'::timestamptz",
-        "'-infinity'::timestamp", "'infinity'::date", "'-infinity'::date", "'1970-01-01'::timestamptz", "NULL",
+        "now()", "current_timestamp", "'2024-01-01'", "DATE '2024-01-01'",
+        "TIMESTAMP '2024-01-01 00:00:00.000001'",
+        "TIMESTAMPTZ '2024-01-01 02:00:00+02'", "'2024-01-01 02:00:00-03:30'::timestamptz",
+        "'infinity'::timestamptz",
+        "'-infinity'::timestamp", "'infinity'::date", "'-infinity'::date", "'1970-01-01'::timestamptz",
+        "NULL",
         "NULL::timestamptz", "NULL::date", "TIMESTAMPTZ '2024-01-01T00:00Z'", "date '0001-01-01'",
         "timestamp '9999-12-31 23:59'", "timestamp with time zone '2024-02-29 1:02:03.5 +0530'",
     ),
     "boolean": ("true", "false", "NULL", "'t'", "'off'::boolean", "NULL::boolean"),
 }  # fmt: skip
 _INTERVALS = (
-    "INTERVAL '1 day'", "INTERVAL '36 hours'", "INTERVAL '1' HOUR", "'-1 day 2:30:00.5'::interval",
+    "INTERVAL '1 day'", "INTERVAL '36 hours'", "interval '1 day -2:30'", "'-1 day 2:30:00.5'::interval",
     "INTERVAL '1 week -3 days 5 mins'", "INTERVAL '1 microsecond'", "INTERVAL '2000000 days'",
     "INTERVAL '-300000000 days'", "INTERVAL '+1 ms 1us'",
 )  # fmt: skip
 _PATTERNS = (
-    "%", "", "a", "a%", "%b", "%a%", "_", "a_b", "a\\_b", "a\\%b", "a\\\\b", "%a%b", "a%b%", "_%_", "%a_", "%%", "a%a%b",
+    "%", "", "a", "a%", "%b", "%a%", "_", "a_b", "a\\_b", "a\\%b", "a\\\\b", "%a%b", "a%b%", "_%_",
+    "%a_", "%%", "a%a%b",
     "%ab%ab%", "a ", "ä", "a%  ", "\\a%",
 )  # fmt: skip
 _ORDERED = ("number", "time", "uuid", "boolean")
@@ -97,7 +136,8 @@ def random_row(random: Random) -> dict[str, str | None]:
 
 
 def random_expression(random: Random, depth: int = 4) -> str:
-    """The text of a condition, or of a value of any type. Some do not pass the check of types; most do."""
+    """The text of a condition,
+    or of a value of any type. Some do not pass the check of types; most do."""
     maker = _Maker(random)
     if random.random() < 0.6:
         return maker.condition(depth)
@@ -147,14 +187,18 @@ class _Maker:
             of = self.pick(["z", "y", "k", "now()", f"({self.value(kind, depth)})"])
             return f"{of} {self.pick('+-')} {self.pick(_INTERVALS)}"
         if kind in ("text", "char"):
-            return " || ".join(self.value(self.pick(["text", "text", "char"]), depth) for _ in range(self.pick([2, 3])))
+            return " || ".join(
+                self.value(self.pick(["text", "text", "char"]), depth) for _ in range(self.pick([2, 3]))
+            )
         return self.value(kind, depth)
 
     def condition(self, depth: int) -> str:
         if depth <= 0:
             return self.pick(["b", "c", "true", "t = 'a'", "i4 > 0", "z > now()", "e = 'new'", "n IS NULL"])
         make = self.pick(
-            [self.comparison] * 4 + [self.junction] * 3 + [self.membership, self.range, self.like, self.test, self.negation]
+            [self.comparison] * 4
+            + [self.junction] * 3
+            + [self.membership, self.range, self.like, self.test, self.negation]
         )
         return make(depth - 1)
 
@@ -187,7 +231,8 @@ class _Maker:
 
     def like(self, depth: int) -> str:
         text = self.value(self.pick(["text", "text", "char"]), depth)
-        return f"{text} {self.pick(['', 'NOT '])}LIKE '{self.pick(_PATTERNS)}'{self.pick(['', ' ESCAPE ' + chr(39) + chr(92) + chr(39)])}"
+        escape = self.pick(["", r" ESCAPE '\'"])
+        return f"{text} {self.pick(['', 'NOT '])}LIKE '{self.pick(_PATTERNS)}'{escape}"
 
     def test(self, depth: int) -> str:
         negated = self.pick(["", "NOT "])
