@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from bson import Int64
@@ -24,7 +25,7 @@ from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
 from consumers.contracts import Rows, Stream
 from consumers.mapping.ids import row_key
-from consumers.mapping.plan import Key, Plan
+from consumers.mapping.plan import Key, Plan, RowPlan
 
 #: how long the parked copy of a record may be, bytes
 _PARKED_BYTES = 64_000
@@ -82,7 +83,13 @@ class Worker:
         batch_events: int = 500,
         batch_bytes: int = 8_000_000,
     ) -> None:
-        self.name, self.stream, self.transactions, self.rows, self.plan = name, stream, transactions, rows, plan
+        self.name, self.stream, self.transactions, self.rows, self.plan = (
+            name,
+            stream,
+            transactions,
+            rows,
+            plan,
+        )
         self.placeholder, self.topic_ids, self.log = placeholder, topic_ids, log
         self.batch_events, self.batch_bytes = batch_events, batch_bytes
         self.writer = RowWriter(plan, rows, now_us)
@@ -235,7 +242,9 @@ class Worker:
         for partition, end in ends.items():
             start = self.at[partition]
             if start is None or end <= start:
-                raise Moved(f"{partition.id} is read from elsewhere", remedy="go on at the position that MongoDB has")
+                raise Moved(
+                    f"{partition.id} is read from elsewhere", remedy="go on at the position that MongoDB has"
+                )
             moves[partition] = (start, max(end, self.stream.position(partition)) if whole else end)
         return moves
 
@@ -277,7 +286,9 @@ class Worker:
         return self._seen is not None and self._seen.full_id(tx) < self._seen.xmin
 
     def _transact(
-        self, moves: dict[Partition, tuple[int, int]], work: Callable[[Transaction, dict[Partition, Lsn]], object]
+        self,
+        moves: dict[Partition, tuple[int, int]],
+        work: Callable[[Transaction, dict[Partition, Lsn]], object],
     ) -> None:
         """Move the positions and do the work, in one transaction; again after each conflict."""
         since, pause = time.monotonic(), 0.004
@@ -314,13 +325,19 @@ class Worker:
             if event.op is Operation.TRUNCATE:
                 self._truncate(tx, event)
                 continue
-            if event.op is Operation.TOMBSTONE or event.lsn < marks[record.home] or event.table not in self.plan.tables:
+            if (
+                event.op is Operation.TOMBSTONE
+                or event.lsn < marks[record.home]
+                or event.table not in self.plan.tables
+            ):
                 continue
             op = decide(event, self.plan.tables[event.table])
             if op is None:
                 continue
             if behind and parked_id(event.table, op.key) in behind:
-                self._park(tx, record, event.table, op.key, "ParkedBehind", "an earlier event of this row is parked")
+                self._park(
+                    tx, record, event.table, op.key, "ParkedBehind", "an earlier event of this row is parked"
+                )
                 continue
             ops.setdefault(event.table, []).append(op)
         applied = self.writer.apply(tx, {table: fold(of) for table, of in ops.items()}, careful=careful)
@@ -335,11 +352,15 @@ class Worker:
         """Keys of rows with something parked: few, or somebody has been told to look."""
         return frozenset(d["_id"] for d in tx.find(ledger.PARKED, {}, {"_id": 1}))
 
-    def _park_alone(self, record: Record, moves: dict[Partition, tuple[int, int]], trouble: Unappliable) -> None:
+    def _park_alone(
+        self, record: Record, moves: dict[Partition, tuple[int, int]], trouble: Unappliable
+    ) -> None:
         """One event that cannot be applied, not even with all rows that it is tied to."""
         self._transact(moves, lambda tx, marks: self._park_record(tx, record, trouble))
         self.tally.parked += 1
-        self.log(f"parked: {trouble.what}", partition=record.home.id, offset=record.offset, remedy=trouble.remedy)
+        self.log(
+            f"parked: {trouble.what}", partition=record.home.id, offset=record.offset, remedy=trouble.remedy
+        )
 
     def _park_record(self, tx: Transaction, record: Record, trouble: Unappliable) -> None:
         table, key = record.home.topic, None
@@ -381,12 +402,14 @@ class Worker:
         jobs = ledger.jobs(self.transactions.db)
         for job in jobs:
             for use in self.plan.uses(job.table):
-                while ids := ledger.older_than(
-                    self.transactions.db, use.staging if use.array else use.collection, "l" if use.array else "_sync.lsn", job.lsn
-                ):
-                    self.transactions.repeat(lambda tx, use=use, ids=ids, lsn=job.lsn: self.writer.remove_below(tx, use, ids, lsn))  # type: ignore[misc]
-            self.transactions.repeat(lambda tx, job=job: ledger.strike(tx, job))  # type: ignore[misc]
+                self._remove_older(use, job.lsn)
+            self.transactions.repeat(partial(ledger.strike, job=job))
         return bool(jobs)
+
+    def _remove_older(self, use: RowPlan, lsn: Lsn) -> None:
+        target, stamp = (use.staging, "l") if use.array else (use.collection, "_sync.lsn")
+        while ids := ledger.older_than(self.transactions.db, target, stamp, lsn):
+            self.transactions.repeat(partial(self.writer.remove_below, use=use, ids=ids, lsn=lsn))
 
 
 def _sleep(seconds: float, stop: Callable[[], bool]) -> None:

@@ -179,7 +179,8 @@ class Consumers:
         standing = complete.look(self._until)
         if standing.held and not _is_loading(db):
             raise NotComplete(
-                f"not loaded yet: {', '.join(standing.held)}", remedy="run `tandem snapshot` first, or beside this"
+                f"not loaded yet: {', '.join(standing.held)}",
+                remedy="run `tandem snapshot` first, or beside this",
             )
         if standing.parked and len(standing.missing) == 1:
             raise NotComplete(
@@ -198,7 +199,10 @@ def _caught_up(db: Database, admin: Admin, plan: Plan) -> set[str]:
 
 
 def wait_for(
-    settings: Settings, wanted: str, timeout_s: float | None, tell: Callable[[Standing], None] = lambda _: None
+    settings: Settings,
+    wanted: str,
+    timeout_s: float | None,
+    tell: Callable[[Standing], None] = lambda _: None,
 ) -> Token:
     """The completeness token of an LSN, or of now. Raises NotComplete."""
     with ExitStack() as stack:
@@ -251,4 +255,14 @@ def _waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
     complete.wait(lsn, timeout_s)
 
 
-__all__ = ["Consumers", "SyncError", "setup", "snapshot", "status", "teardown", "translated", "verify", "wait_for"]
+__all__ = [
+    "Consumers",
+    "SyncError",
+    "setup",
+    "snapshot",
+    "status",
+    "teardown",
+    "translated",
+    "verify",
+    "wait_for",
+]

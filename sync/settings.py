@@ -87,7 +87,9 @@ def _from_file(config: Path | None) -> dict[str, Any]:
     if not path.exists():
         if config is None:
             return {}
-        raise SettingsInvalid(f"there is no configuration file {path}", remedy="give its path with --config FILE")
+        raise SettingsInvalid(
+            f"there is no configuration file {path}", remedy="give its path with --config FILE"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -52,7 +52,9 @@ def wanted(
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "tasks.max": "1",
         "plugin.name": "pgoutput",
-        "database.hostname": str(connect.database_hostname or parameters.get("host", "localhost")).split(",")[0],
+        "database.hostname": str(connect.database_hostname or parameters.get("host", "localhost")).split(",")[
+            0
+        ],
         "database.port": str(connect.database_port or parameters.get("port", 5432)).split(",")[0],
         "database.user": str(parameters.get("user", "postgres")),
         "database.password": str(parameters.get("password", "")),

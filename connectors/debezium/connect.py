@@ -55,7 +55,11 @@ class Connect:
         until = time.monotonic() + 30
         while True:
             try:
-                answer = self._http.request(method, path, json=body) if body is not None else self._http.request(method, path)
+                answer = (
+                    self._http.request(method, path, json=body)
+                    if body is not None
+                    else self._http.request(method, path)
+                )
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 raise ServerGone(
                     f"Kafka Connect cannot be reached: {type(error).__name__}",
@@ -72,7 +76,9 @@ class Connect:
 
     def complaints(self, config: Mapping[str, str]) -> list[str]:
         """What Connect finds wrong with a configuration, without creating anything; no values in it."""
-        answer = self.call("PUT", f"/connector-plugins/{PLUGIN}/config/validate", {"name": "validated", **config})
+        answer = self.call(
+            "PUT", f"/connector-plugins/{PLUGIN}/config/validate", {"name": "validated", **config}
+        )
         if answer.status_code != 200:
             return [self._message(answer)]
         found = []
@@ -147,7 +153,8 @@ class Connect:
     def _json(self, answer: httpx.Response) -> Any:
         if answer.status_code >= 400:
             raise ConnectRefused(
-                f"Kafka Connect answers {answer.status_code}: {self._message(answer)}", remedy="see the message"
+                f"Kafka Connect answers {answer.status_code}: {self._message(answer)}",
+                remedy="see the message",
             )
         return answer.json()
 

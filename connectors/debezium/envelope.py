@@ -26,7 +26,9 @@ def decode(record: Record, placeholder: str) -> ChangeEvent:
     try:
         key = (orjson.loads(record.key) or {}).get(KEY_FIELD) or {} if record.key else {}
         if record.value is None:
-            return ChangeEvent(record.home, record.offset, "", Operation.TOMBSTONE, key, None, frozenset(), 0, None, 0)
+            return ChangeEvent(
+                record.home, record.offset, "", Operation.TOMBSTONE, key, None, frozenset(), 0, None, 0
+            )
         return _event(record, key, orjson.loads(record.value), placeholder)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise DecodeFailed(

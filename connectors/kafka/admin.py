@@ -82,7 +82,9 @@ class Admin:
                 except kafka_errors.TopicAlreadyExistsError:
                     return
         except kafka_errors.BrokerResponseError as error:  # pragma: no cover - translated above
-            raise Refused(f"Kafka does not make the topic {name}: {error}", remedy="see the message") from error
+            raise Refused(
+                f"Kafka does not make the topic {name}: {error}", remedy="see the message"
+            ) from error
 
     def config(self, name: str, keys: Sequence[str]) -> dict[str, str]:
         """These settings of a topic."""
@@ -127,7 +129,8 @@ class Admin:
                 missing = sorted({p.topic for p in partitions} - set(there))
                 if missing:
                     raise TopicMissing(
-                        f"Kafka has no topic {', '.join(missing)}", remedy="run `tandem setup`: it makes the topics"
+                        f"Kafka has no topic {', '.join(missing)}",
+                        remedy="run `tandem setup`: it makes the topics",
                     ) from None
                 raise
         return {Partition(tp.topic, tp.partition): end for tp, end in found.items()}

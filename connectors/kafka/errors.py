@@ -40,7 +40,9 @@ def translate(error: Exception, endpoint: KafkaEndpoint) -> SyncError:
             **place,
         )
     if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
-        return TopicMissing(f"Kafka has no such topic ({what})", remedy="run `tandem setup`: it makes the topics", **place)
+        return TopicMissing(
+            f"Kafka has no such topic ({what})", remedy="run `tandem setup`: it makes the topics", **place
+        )
     return ServerGone(
         f"Kafka cannot be reached: {what}", remedy="start Kafka, or correct KAFKA_BOOTSTRAP_SERVERS", **place
     )

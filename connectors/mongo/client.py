@@ -24,7 +24,15 @@ from pymongo.errors import (
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from connectors.errors import Contended, ServerGone, SettingsInvalid, SyncError, TargetNotReady, UniqueTaken, WriteRefused
+from connectors.errors import (
+    Contended,
+    ServerGone,
+    SettingsInvalid,
+    SyncError,
+    TargetNotReady,
+    UniqueTaken,
+    WriteRefused,
+)
 from connectors.settings import TargetEndpoint
 
 Document = dict[str, Any]
@@ -91,7 +99,16 @@ def translate(error: Exception) -> SyncError:
     message = message.split(", full error:")[0]
     if isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError"):
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
-    if isinstance(error, DocumentTooLarge | InvalidDocument | OverflowError) or code in (2, 52, 54, 55, 57, 121, 10334, 17280):
+    if isinstance(error, DocumentTooLarge | InvalidDocument | OverflowError) or code in (
+        2,
+        52,
+        54,
+        55,
+        57,
+        121,
+        10334,
+        17280,
+    ):
         return WriteRefused(
             f"MongoDB does not take the document: {message}",
             remedy="mend the row, the mapping or the validator, then retry the parked event",
@@ -107,13 +124,19 @@ def translate(error: Exception) -> SyncError:
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
     if code in (13, 18, 8000):
         return TargetNotReady(
-            f"MongoDB refuses the login or the right: {message}", remedy="correct user, password and roles", mongo_code=code
+            f"MongoDB refuses the login or the right: {message}",
+            remedy="correct user, password and roles",
+            mongo_code=code,
         )
-    if isinstance(error, AutoReconnect) or (isinstance(error, OperationFailure) and code in (91, 189, 10107, 11600, 11602, 13435)):
+    if isinstance(error, AutoReconnect) or (
+        isinstance(error, OperationFailure) and code in (91, 189, 10107, 11600, 11602, 13435)
+    ):
         return ServerGone(
             f"MongoDB cannot be reached: {message.split(', Timeout:')[0]}",
             remedy="start the server, or correct host and port in MONGODB_URI",
         )
     if isinstance(error, PyMongoError) and not isinstance(error, OperationFailure):
-        return ServerGone(f"MongoDB: {type(error).__name__}: {message}", remedy="see the message; a retry may help")
+        return ServerGone(
+            f"MongoDB: {type(error).__name__}: {message}", remedy="see the message; a retry may help"
+        )
     return TargetNotReady(f"MongoDB: {message}", remedy="see the message", mongo_code=code)

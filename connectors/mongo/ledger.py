@@ -105,12 +105,17 @@ def add_positions(db: Database, table: str, topic_id: str, partitions: Iterable[
             )
 
 
-def register_worker(db: Database, worker: str, lsid: Mapping[str, Any], partitions: Iterable[Partition]) -> None:
+def register_worker(
+    db: Database, worker: str, lsid: Mapping[str, Any], partitions: Iterable[Partition]
+) -> None:
     """Say whose session may hold transactions on these partitions, so that a successor can end it."""
     with translated():
         db[WORKERS].update_one(
             {"_id": worker},
-            {"$set": {"lsid": lsid["id"], "partitions": [p.id for p in partitions]}, "$currentDate": {"seen": True}},
+            {
+                "$set": {"lsid": lsid["id"], "partitions": [p.id for p in partitions]},
+                "$currentDate": {"seen": True},
+            },
             upsert=True,
         )
 
@@ -179,7 +184,9 @@ def mark(tx: Transaction, table: str, lsn: Lsn) -> Lsn:
         if position.holder is not None:
             raise Moved(f"{table} is held", remedy="wait until the direct writer has ended")
         highest = max(highest, position.mark)
-    tx.update(POSITIONS, {"table": table}, {"$max": {"mark": Int64(lsn)}, "$inc": {"touched": Int64(1)}}, many=True)
+    tx.update(
+        POSITIONS, {"table": table}, {"$max": {"mark": Int64(lsn)}, "$inc": {"touched": Int64(1)}}, many=True
+    )
     return highest
 
 
@@ -212,14 +219,28 @@ def claim(tx: Transaction, worker: str) -> None:
 
 
 def park(
-    tx: Transaction, key_id: str, *, table: str, key: str, partition: str, code: str, reason: str, event: Document
+    tx: Transaction,
+    key_id: str,
+    *,
+    table: str,
+    key: str,
+    partition: str,
+    code: str,
+    reason: str,
+    event: Document,
 ) -> None:
     """Put an event behind what is parked of its key."""
     tx.update(
         PARKED,
         {"_id": key_id},
         {
-            "$setOnInsert": {"table": table, "key": key, "partition": partition, "code": code, "reason": reason},
+            "$setOnInsert": {
+                "table": table,
+                "key": key,
+                "partition": partition,
+                "code": code,
+                "reason": reason,
+            },
             "$push": {"events": event},
             "$inc": {"count": Int64(1)},
         },
@@ -240,7 +261,10 @@ class Job:
 def record_job(tx: Transaction, table: str, lsn: Lsn) -> None:
     """Record, or record anew, that documents of a table older than this have to go."""
     tx.update(
-        JOBS, {"_id": f"truncate/{table}"}, {"$set": {"table": table}, "$max": {"lsn": Int64(lsn)}, "$inc": {"serial": Int64(1)}}, upsert=True
+        JOBS,
+        {"_id": f"truncate/{table}"},
+        {"$set": {"table": table}, "$max": {"lsn": Int64(lsn)}, "$inc": {"serial": Int64(1)}},
+        upsert=True,
     )
 
 

@@ -73,7 +73,9 @@ def create_vector_index(
     try:
         if any(index["name"] == index_name for index in db[name].list_search_indexes()):
             return False
-        db[name].create_search_index(SearchIndexModel({"fields": [field]}, name=index_name, type="vectorSearch"))
+        db[name].create_search_index(
+            SearchIndexModel({"fields": [field]}, name=index_name, type="vectorSearch")
+        )
     except OperationFailure as error:
         if error.code in _NO_SEARCH:
             return None

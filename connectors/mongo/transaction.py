@@ -43,7 +43,9 @@ class Transaction:
     def __init__(self, db: Database, session: ClientSession) -> None:
         self._db, self._session = db, session
 
-    def find(self, collection: str, query: Mapping[str, Any], fields: Mapping[str, Any] | None = None) -> list[Document]:
+    def find(
+        self, collection: str, query: Mapping[str, Any], fields: Mapping[str, Any] | None = None
+    ) -> list[Document]:
         """All documents that match."""
         with translated():
             return list(self._db[collection].find(query, fields, session=self._session, batch_size=10_000))
@@ -67,7 +69,13 @@ class Transaction:
             self._db[collection].insert_many(documents, ordered=True, session=self._session)
 
     def update(
-        self, collection: str, query: Mapping[str, Any], change: Mapping[str, Any], *, upsert: bool = False, many: bool = False
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        change: Mapping[str, Any],
+        *,
+        upsert: bool = False,
+        many: bool = False,
     ) -> int:
         """Change one document, or all, that match. Returns how many matched."""
         with translated():
@@ -105,7 +113,9 @@ class Transactions:
         After ServerGone it is not known whether it was committed: the caller looks at what MongoDB says.
         """
         self._session.start_transaction(
-            read_concern=ReadConcern("snapshot"), write_concern=WriteConcern("majority"), max_commit_time_ms=60_000
+            read_concern=ReadConcern("snapshot"),
+            write_concern=WriteConcern("majority"),
+            max_commit_time_ms=60_000,
         )
         try:
             result = work(Transaction(self.db, self._session))

@@ -95,7 +95,9 @@ ORDER BY a.attnum
 def tables(session: Session, names: Sequence[str]) -> dict[str, Table]:
     """The named tables that exist, by name (`schema.table`)."""
     found = {}
-    for name, oid, kind, identity, persistence, rows, key in session.execute(_TABLES, [list(names)]).fetchall():
+    for name, oid, kind, identity, persistence, rows, key in session.execute(
+        _TABLES, [list(names)]
+    ).fetchall():
         columns = session.execute(_COLUMNS, [oid, oid]).fetchall()
         found[name] = Table(
             name, kind, tuple(Column(*column) for column in columns), tuple(key), identity, persistence, rows

@@ -39,7 +39,9 @@ def connect(source: SourceEndpoint, *, replication: bool = False, name: str = "t
     replication: a walsender session for replication commands (PostgreSQL documentation, 54.4); it takes
     statements through the simple protocol only.
     """
-    options: dict[str, Any] = {"replication": "database", "cursor_factory": psycopg.ClientCursor} if replication else {}
+    options: dict[str, Any] = (
+        {"replication": "database", "cursor_factory": psycopg.ClientCursor} if replication else {}
+    )
     known = parameters(source)
     known.setdefault("connect_timeout", 10)
     with translated(source):
@@ -66,7 +68,11 @@ def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> Syn
     """The error of this project that a psycopg error stands for (PostgreSQL documentation, Appendix A)."""
     state = error.sqlstate or ""
     place = {"server": where(source)} if source else {}
-    message = (error.diag.message_primary or str(error).strip().splitlines()[0]) if str(error) else type(error).__name__
+    message = (
+        (error.diag.message_primary or str(error).strip().splitlines()[0])
+        if str(error)
+        else type(error).__name__
+    )
     if not state and "password authentication failed" in str(error):  # raised before there is a result
         state = "28P01"
     if state.startswith("28") or "no password supplied" in message:

@@ -37,7 +37,10 @@ class TableRead:
 
     def select(self) -> sql.Composed:
         """`SELECT columns FROM table`."""
-        columns = [sql.SQL("{}::text" if c.select == "text" else "{}").format(sql.Identifier(c.name)) for c in self.columns]
+        columns = [
+            sql.SQL("{}::text" if c.select == "text" else "{}").format(sql.Identifier(c.name))
+            for c in self.columns
+        ]
         return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), identifier(self.table))
 
 
@@ -164,9 +167,7 @@ class CurrentRows:
             with session.transaction():
                 session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 for read, keys in wanted.items():
-                    arrays = [
-                        sql.SQL("%s::" + cast + "[]") for cast in read.casts
-                    ]
+                    arrays = [sql.SQL("%s::" + cast + "[]") for cast in read.casts]
                     query = sql.SQL("{} WHERE ({}) IN (SELECT * FROM unnest({}))").format(
                         read.select(),
                         sql.SQL(", ").join(sql.Identifier(c) for c in read.key),

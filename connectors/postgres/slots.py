@@ -92,7 +92,8 @@ def published_tables(session: Session, publication: str) -> list[str] | None:
     if session.execute("SELECT 1 FROM pg_publication WHERE pubname = %s", [publication]).fetchone() is None:
         return None
     rows = session.execute(
-        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s ORDER BY 1", [publication]
+        "SELECT schemaname || '.' || tablename FROM pg_publication_tables WHERE pubname = %s ORDER BY 1",
+        [publication],
     )
     return [row[0] for row in rows.fetchall()]
 
@@ -107,7 +108,9 @@ def publish(session: Session, publication: str, tables: Sequence[str]) -> None:
             )
         )
     else:
-        session.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(publication), names))
+        session.execute(
+            sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(publication), names)
+        )
 
 
 def drop_publication(session: Session, publication: str) -> None:
@@ -150,7 +153,9 @@ def create_slot(source: SourceEndpoint) -> ExportedSnapshot:
     session = connect(source, replication=True, name="tandem slot")
     with translated(source):
         row = session.execute(
-            sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(sql.Identifier(source.slot))
+            sql.SQL("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')").format(
+                sql.Identifier(source.slot)
+            )
         ).fetchone()
     assert row is not None
     return ExportedSnapshot(session, row[2], Lsn.parse(row[1]))

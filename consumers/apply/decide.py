@@ -87,7 +87,11 @@ def merge(before: RowOp, op: RowOp) -> RowOp:
     if isinstance(before, Gone):
         return replace(op, create=True) if op.whole else Read(op.key, True, op.at, op.lsn)
     if isinstance(before, Read):
-        return replace(op, create=before.create or op.create) if op.whole else replace(before, at=op.at, lsn=op.lsn)
+        return (
+            replace(op, create=before.create or op.create)
+            if op.whole
+            else replace(before, at=op.at, lsn=op.lsn)
+        )
     natives = op.natives if op.whole else {**before.natives, **op.natives}
     return replace(op, natives=natives, whole=before.whole or op.whole, create=before.create or op.create)
 

@@ -113,7 +113,11 @@ class RowWriter:
                 inside = [op for op in partial if use.inside(op.natives, now)]
                 target = use.staging if use.array else use.collection
                 ids = {(row_key(op.key) if use.array else use.id_of(op.key)): op for op in inside}
-                there = {d["_id"] for d in tx.find(target, {"_id": {"$in": list(ids)}}, {"_id": 1})} if ids else set()
+                there = (
+                    {d["_id"] for d in tx.find(target, {"_id": {"$in": list(ids)}}, {"_id": 1})}
+                    if ids
+                    else set()
+                )
                 for found_id, op in ids.items():
                     if found_id not in there:
                         of[op.key] = Read(op.key, op.create, op.at, op.lsn)
@@ -136,7 +140,9 @@ class RowWriter:
                 assert isinstance(old, Read)
                 row = natives.get(_texts(key))
                 of[key] = (
-                    Gone(key, old.at, lsn) if row is None else Put(key, row, True, old.create, old.at, max(lsn, old.lsn))
+                    Gone(key, old.at, lsn)
+                    if row is None
+                    else Put(key, row, True, old.create, old.at, max(lsn, old.lsn))
                 )
         return sum(len(keys) for keys in wanted.values())
 
@@ -145,7 +151,9 @@ class RowWriter:
         return {_texts(table.key_of(natives)): natives for natives in map(table.from_row, rows)}
 
     # -- staged rows -------------------------------------------------------------------------------------------
-    def _stage(self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays) -> None:
+    def _stage(
+        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays
+    ) -> None:
         ids = [row_key(key) for key in of]
         parents = {d["_id"]: d["p"] for d in tx.find(use.staging, {"_id": {"$in": ids}}, {"p": 1})}
         writes: list[Write] = []
@@ -168,7 +176,9 @@ class RowWriter:
         if row.whole or not known:
             return write("replace", row_key(row.key), document)
         element = document.pop("d")
-        return write("set", row_key(row.key), {**document, **{f"d.{name}": value for name, value in element.items()}})
+        return write(
+            "set", row_key(row.key), {**document, **{f"d.{name}": value for name, value in element.items()}}
+        )
 
     @staticmethod
     def staged_document(use: RowPlan, row: Put, parent: ObjectId, now: int) -> Document:
@@ -223,7 +233,9 @@ class RowWriter:
             return 0
         while True:
             partial = {op.key for op in of.values() if isinstance(op, Put) and not op.whole}
-            inside = [op for op in of.values() if isinstance(op, Put) and op.whole and use.inside(op.natives, now)]
+            inside = [
+                op for op in of.values() if isinstance(op, Put) and op.whole and use.inside(op.natives, now)
+            ]
             documents = {use.id_of(op.key): use.document(op.natives, now) for op in inside}
             keys = {use.id_of(key): key for key in of}
             new = (partial | set(tied(tx, use, indexes, documents, keys).values())) - read
@@ -231,7 +243,10 @@ class RowWriter:
                 break
             read |= new
             if len(read) > MOST:
-                raise UniqueTaken(f"{use.collection}: more than {MOST} rows are tied by unique values", remedy="look at the rows")
+                raise UniqueTaken(
+                    f"{use.collection}: more than {MOST} rows are tied by unique values",
+                    remedy="look at the rows",
+                )
             for key in read:  # all in one snapshot
                 before = of.get(key)
                 create = before is not None and not isinstance(before, Gone) and before.create
@@ -307,14 +322,17 @@ class _Arrays:
         return [p for p in parents if self._exists[collection, p]]
 
 
-def arrays_from_staging(tx: Transaction, use: RowPlan, parents: Sequence[ObjectId]) -> dict[ObjectId, list[Document]]:
+def arrays_from_staging(
+    tx: Transaction, use: RowPlan, parents: Sequence[ObjectId]
+) -> dict[ObjectId, list[Document]]:
     """The array of each of these parents that has any rows, from what is staged, in its order."""
     rows: dict[ObjectId, list[Document]] = {}
     if parents:
         for staged in tx.find(use.staging, {"p": {"$in": list(parents)}}, _STAGED):
             rows.setdefault(staged["p"], []).append(staged)
     return {
-        parent: [row["d"] for row in sorted(of, key=lambda row: sort_key(row["o"]))] for parent, of in rows.items()
+        parent: [row["d"] for row in sorted(of, key=lambda row: sort_key(row["o"]))]
+        for parent, of in rows.items()
     }
 
 

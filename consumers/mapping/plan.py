@@ -88,7 +88,9 @@ class TablePlan:
     def key_from_texts(self, texts: Sequence[str]) -> Key:
         """A key from its values' texts, as `_sync.key` keeps them."""
         types = {c.name: c.type for c in self.table.columns}
-        return tuple(KEY_FROM_TEXT.get(types[c], str)(text) for c, text in zip(self.table.key, texts, strict=True))
+        return tuple(
+            KEY_FROM_TEXT.get(types[c], str)(text) for c, text in zip(self.table.key, texts, strict=True)
+        )
 
     def from_event(self, sent: Natives) -> dict[str, Any]:
         """Native values of the needed columns that were sent. Raises DecodeFailed."""
@@ -97,7 +99,9 @@ class TablePlan:
             if name in sent:
                 value = sent[name]
                 try:
-                    natives[name] = value if value is None or kind.from_event is None else kind.from_event(value)
+                    natives[name] = (
+                        value if value is None or kind.from_event is None else kind.from_event(value)
+                    )
                 except (ValueError, TypeError, ArithmeticError) as error:
                     raise DecodeFailed(
                         f"{self.name}.{name}: an event's value cannot be read: {type(error).__name__}",
@@ -244,7 +248,10 @@ class _Compiler:
     def unknown(self, path: Path_, table: Table, column: str) -> bool:
         if table.column(column) is not None:
             return False
-        self.wrong(path, f"{table.name} has no column '{column}' (it has: {', '.join(c.name for c in table.columns)})")
+        self.wrong(
+            path,
+            f"{table.name} has no column '{column}' (it has: {', '.join(c.name for c in table.columns)})",
+        )
         return True
 
     def use(
@@ -260,12 +267,14 @@ class _Compiler:
         self._columns_exist(path, shape, table, (*foreign, *order), order)
         if parent is not None and len(foreign) != len(parent.key):
             self.wrong(
-                (*path, "foreign_key"), f"it has to name as many columns as {parent.name}'s key ({', '.join(parent.key)})"
+                (*path, "foreign_key"),
+                f"it has to name as many columns as {parent.name}'s key ({', '.join(parent.key)})",
             )
         types = {c.name: c.type for c in table.columns}
         where = self._expression((*path, "where"), shape.where, types, boolean=True) if shape.where else None
         computed = {
-            name: self._expression((*path, "computed", name), text, types) for name, text in shape.computed.items()
+            name: self._expression((*path, "computed", name), text, types)
+            for name, text in shape.computed.items()
         }
         if len(self.mistakes) > before:
             return None
@@ -285,11 +294,16 @@ class _Compiler:
         for column in order:
             kind = table.column(column)
             if kind is not None and kind.type not in SORTABLE:
-                self.wrong((*path, "order_by"), f"{table.name}.{column}: an array cannot be ordered by a {kind.type}")
+                self.wrong(
+                    (*path, "order_by"), f"{table.name}.{column}: an array cannot be ordered by a {kind.type}"
+                )
         for column in table.key:
             kind = table.column(column)
             if kind is not None and not codec(kind.type).key:
-                self.wrong((*path, "from"), f"{table.name}.{column}: a primary key of type {kind.type} is not supported")
+                self.wrong(
+                    (*path, "from"),
+                    f"{table.name}.{column}: a primary key of type {kind.type} is not supported",
+                )
 
     def _expression(
         self, path: Path_, text: str, types: Mapping[str, str], *, boolean: bool = False
@@ -333,7 +347,9 @@ class _Compiler:
             names += referenced.get(column.name, [])
         sort = tuple(dict.fromkeys((*order, *table.key))) if array else ()
         expressions = [e for e in (where, *computed.values()) if e is not None]
-        needed = frozenset().union(*(e[0].columns for e in expressions), foreign, sort if array else (), table.key)
+        needed = frozenset().union(
+            *(e[0].columns for e in expressions), foreign, sort if array else (), table.key
+        )
         used = needed | {c for _, c, _ in fields} | {r.column for r in shape.references.values()}
         return RowPlan(
             table=_table_plan(table, used, needed),
@@ -434,13 +450,16 @@ def _merged(
     for name in declared.tables:
         mine = [use for use in uses if use.table.name == name]
         tables[name] = _table_plan(
-            mine[0].table.table, {n for use in mine for n in use.table.names}, {n for use in mine for n in use.needed}
+            mine[0].table.table,
+            {n for use in mine for n in use.table.names},
+            {n for use in mine for n in use.needed},
         )
     return Plan(
         tables=tables,
         documents={n: replace(use, table=tables[use.table.name]) for n, use in documents.items()},
         arrays={
-            n: {a: replace(use, table=tables[use.table.name]) for a, use in of.items()} for n, of in arrays.items()
+            n: {a: replace(use, table=tables[use.table.name]) for a, use in of.items()}
+            for n, of in arrays.items()
         },
         groups=tuple(declared.load_groups()),
         declared=declared,

@@ -134,7 +134,9 @@ class Mapping_(_Part):
     """The whole file."""
 
     version: Literal[1]
-    collections: dict[Annotated[str, Field(pattern=r"^[^$\x00.][^$\x00]*$")], Collection] = Field(min_length=1)
+    collections: dict[Annotated[str, Field(pattern=r"^[^$\x00.][^$\x00]*$")], Collection] = Field(
+        min_length=1
+    )
 
     def _references(self) -> Iterator[tuple[Path_, Reference]]:
         for name, collection in self.collections.items():
@@ -185,10 +187,13 @@ def load(path: Path) -> Mapping_:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise MappingInvalid(
-            f"there is no mapping file {path}", remedy="give its path with --mapping FILE, or write one: docs/mapping.md"
+            f"there is no mapping file {path}",
+            remedy="give its path with --mapping FILE, or write one: docs/mapping.md",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise MappingInvalid(f"{path} cannot be read: {error}", remedy="give a readable UTF-8 file") from error
+        raise MappingInvalid(
+            f"{path} cannot be read: {error}", remedy="give a readable UTF-8 file"
+        ) from error
     return parse(text, str(path))
 
 
@@ -222,7 +227,9 @@ class _UniqueKeys(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key}' stands here twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key}' stands here twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -230,7 +237,9 @@ class _UniqueKeys(yaml.SafeLoader):
 def invalid(name: str, found: Sequence[tuple[int, str]]) -> MappingInvalid:
     """The error for mistakes at these lines (1-based)."""
     lines = [f"{name}:{line}: {what}" for line, what in sorted(set(found))]
-    return MappingInvalid("\n".join(lines), remedy="correct the mapping file; docs/mapping.md lists every option")
+    return MappingInvalid(
+        "\n".join(lines), remedy="correct the mapping file; docs/mapping.md lists every option"
+    )
 
 
 def line_of(node: yaml.Node | None, path: Path_) -> int:

@@ -57,7 +57,9 @@ class Codec:
 
 
 def _fail(what: str) -> MappingFailed:
-    return MappingFailed(what, remedy="mend the row, or omit the column in the mapping; then retry the parked event")
+    return MappingFailed(
+        what, remedy="mend the row, or omit the column in the mapping; then retry the parked event"
+    )
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------
@@ -108,7 +110,8 @@ def _instant_from_event(value: Any) -> int:
         if value in ("infinity", "-infinity"):
             return PLUS_INFINITY if value == "infinity" else MINUS_INFINITY
         raise DecodeFailed(
-            f"not a timestamp with time zone: {value!r}", remedy="report this value: Debezium's form has changed"
+            f"not a timestamp with time zone: {value!r}",
+            remedy="report this value: Debezium's form has changed",
         )
     year, month, day, hour, minute, second, fraction, zone = match.groups()
     days = days_from_civil(int(year), int(month), int(day))
@@ -246,7 +249,17 @@ CODECS: Final[dict[str, Codec]] = {
     "halfvec": _plain("bytea", None, _halfvec_from_row, None, carried=False),
 }
 #: array elements that are read as they are
-_ELEMENTS = ("smallint", "integer", "bigint", "boolean", "double precision", "real", "numeric", "text", "uuid")
+_ELEMENTS = (
+    "smallint",
+    "integer",
+    "bigint",
+    "boolean",
+    "double precision",
+    "real",
+    "numeric",
+    "text",
+    "uuid",
+)
 _ELEMENTS_WITH_WIRE = {**{e: CODECS[e].wire for e in _ELEMENTS}, "character varying": "varchar"}
 
 

@@ -14,6 +14,7 @@ import typer
 from connectors.errors import NotComplete, SyncError
 from sync import settings as settings_reader
 from sync.cli import dev
+from sync.cli.demo import demo
 from sync.cli.output import (
     LoadProgress,
     err,
@@ -35,8 +36,11 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dev.app, name="dev")
+app.command()(demo)
 
-Config = Annotated[Path | None, typer.Option("--config", help="Configuration file [default: tandem.yaml, if there is one].")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file [default: tandem.yaml, if there is one].")
+]
 MappingFile = Annotated[Path | None, typer.Option("--mapping", help="Mapping file [default: mapping.yaml].")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; logs on stderr.")]
 
@@ -65,16 +69,21 @@ def teardown(
     mapping: MappingFile = None,
     json: Json = False,
     drop_collections: Annotated[
-        bool, typer.Option("--drop-collections", help="Drop the mapped collections too, with their documents.")
+        bool,
+        typer.Option("--drop-collections", help="Drop the mapped collections too, with their documents."),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be removed.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do it; without, only say what would be removed.")
+    ] = False,
 ) -> None:
     """Remove connector, slot, publication, topics and tandem's own collections. A dry run unless --yes."""
     from sync import app as root
 
     settings = _settings(config, mapping)
     if not yes:
-        what = f"the connector {settings.connect.connector}, the slot {settings.source.slot}, the publication "
+        what = (
+            f"the connector {settings.connect.connector}, the slot {settings.source.slot}, the publication "
+        )
         what += f"{settings.source.publication}, the topics {settings.kafka.topic_prefix}.*, tandem's own collections"
         what += " and the mapped collections with their documents" if drop_collections else ""
         if json:
@@ -102,7 +111,9 @@ def snapshot(
     from sync import app as root
 
     with LoadProgress() as progress:
-        report = root.snapshot(_settings(config, mapping), log, replace_existing=replace_existing, watch=progress)
+        report = root.snapshot(
+            _settings(config, mapping), log, replace_existing=replace_existing, watch=progress
+        )
     if json:
         print_json(report.as_dict())
     else:
@@ -130,7 +141,9 @@ def run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    tally = root.Consumers(_settings(config, mapping), log, until_caught_up=until_caught_up).run(stopping.is_set)
+    tally = root.Consumers(_settings(config, mapping), log, until_caught_up=until_caught_up).run(
+        stopping.is_set
+    )
     names = ("events", "rows", "reread", "batches", "conflicts", "parked", "untangled")
     if json:
         print_json({name: getattr(tally, name) for name in names})
@@ -175,8 +188,12 @@ def verify(
     config: Config = None,
     mapping: MappingFile = None,
     json: Json = False,
-    collection: Annotated[list[str] | None, typer.Option(help="Only this collection; may be repeated.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the consumers before a second look.")] = 60,
+    collection: Annotated[
+        list[str] | None, typer.Option(help="Only this collection; may be repeated.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the consumers before a second look.")
+    ] = 60,
 ) -> None:
     """Compare every field of every document with PostgreSQL, also while both are written. Exit 1 on a difference."""
     from sync import app as root

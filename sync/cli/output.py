@@ -24,7 +24,9 @@ def log(message: str, **facts: object) -> None:
     """One line for an operator, on stderr."""
     clock = datetime.now().strftime("%H:%M:%S")
     more = "  ".join(f"{name}={value}" for name, value in facts.items())
-    err.print(f"[dim]{clock}[/] {escape(message)}" + (f"  [dim]{escape(more)}[/]" if more else ""), soft_wrap=True)
+    err.print(
+        f"[dim]{clock}[/] {escape(message)}" + (f"  [dim]{escape(more)}[/]" if more else ""), soft_wrap=True
+    )
 
 
 def print_json(content: object) -> None:
@@ -89,7 +91,9 @@ def print_load(report: LoadReport) -> None:
         table.add_row(name, f"{of.total:,}", f"{of.rows:,}", f"{of.staged:,}", f"{of.parked:,}")
     out.print(table)
     rows = sum(of.rows + of.staged for of in report.collections.values())
-    kind = "the slot's own snapshot" if report.exact else "a later snapshot; the stream brings the rest in line"
+    kind = (
+        "the slot's own snapshot" if report.exact else "a later snapshot; the stream brings the rest in line"
+    )
     speed = f"{rows / report.seconds:,.0f} rows/s" if report.seconds > 0 else ""
     out.print(f"{rows:,} rows in {report.seconds:.1f} s ({speed}), read at {report.lsn} under {kind}")
 
@@ -136,7 +140,10 @@ class LoadProgress:
                 self._bars.update(self._tasks[name], completed=done, total=max(of.total, 1), speed=speed)  # type: ignore[arg-type]
         elif collections and time.monotonic() - self._said > 5:
             self._said = time.monotonic()
-            rows, total = sum(of.rows for of in collections.values()), sum(of.total for of in collections.values())
+            rows, total = (
+                sum(of.rows for of in collections.values()),
+                sum(of.total for of in collections.values()),
+            )
             speed_now = (rows - sum(self._first.values())) / seconds
             left = f", about {(total - rows) / speed_now:.0f} s left" if speed_now > 0 else ""
             err.print(f"loaded {rows:,} of at most {total:,} rows, {speed_now:,.0f}/s{left}")

@@ -166,6 +166,9 @@ class Stack:
             ports = repick(remembered.ports, taken, port_is_free, random.SystemRandom())
             remembered = replace(remembered, ports=ports)
             self.home.remember(remembered)
+            connect = self._record(Component.CONNECT)
+            if "kafka" in taken and connect:  # it knows the broker by its old port
+                processes.kill(connect)
         return remembered
 
     # ------------------------------------------------------------ ending
@@ -177,7 +180,11 @@ class Stack:
         if record is not None and record.alive:
             progress.doing(component, "ending")
             number = postgres.STOP_SIGNAL if component is Component.POSTGRES else signal.SIGTERM
-            gently = processes.end(record, gently=number)
+            # Connect cannot leave its group while there is no broker; all that it has to keep is in Kafka.
+            broker = (
+                component is not Component.CONNECT or self._condition(Component.KAFKA) is Condition.RUNNING
+            )
+            gently = processes.end(record, gently=number, within_s=40 if broker else 5)
             progress.done(component, "ended" if gently else "killed: it did not end in time")
         self.home.record(component).unlink(missing_ok=True)
         return gently

@@ -119,9 +119,19 @@ def _postgres(settings: Settings, report: StatusReport) -> Part:
         report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
         retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
         if slot.wal_status == "lost":
-            return Part("PostgreSQL", False, f"the slot {settings.source.slot} is lost", "run `tandem teardown`, set up anew")
+            return Part(
+                "PostgreSQL",
+                False,
+                f"the slot {settings.source.slot} is lost",
+                "run `tandem teardown`, set up anew",
+            )
         if not slot.active:
-            return Part("PostgreSQL", False, f"nobody streams from the slot {settings.source.slot}; {retained}", "see Connect")
+            return Part(
+                "PostgreSQL",
+                False,
+                f"nobody streams from the slot {settings.source.slot}; {retained}",
+                "see Connect",
+            )
         return Part("PostgreSQL", True, f"the slot {settings.source.slot} streams; {retained}")
 
 
@@ -160,7 +170,9 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         with mongo.translated():
             first = db[ledger.PARKED].find_one({}) or {}
         what = f"{found.parked} rows are parked, the first: {first.get('table')} {first.get('key')}: {first.get('reason')}"
-        return Part("MongoDB", False, what + jobs, "mend the row or the mapping; see docs/operations.md, Parked rows")
+        return Part(
+            "MongoDB", False, what + jobs, "mend the row or the mapping; see docs/operations.md, Parked rows"
+        )
     return Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")
 
 
@@ -170,7 +182,9 @@ def _kafka(
     with Admin(settings.kafka, timeout_ms=timeout_ms) as admin:
         if db is None:
             admin.topics([])
-            return Part("Kafka", True, "answers; how far it is applied is unknown, as MongoDB does not answer")
+            return Part(
+                "Kafka", True, "answers; how far it is applied is unknown, as MongoDB does not answer"
+            )
         positions = ledger.positions(db)
         ends = admin.ends(list(positions)) if positions else {}
     behind = {p: max(0, end - positions[p].at) for p, end in ends.items()}
@@ -178,7 +192,9 @@ def _kafka(
     for standing in report.collections:
         tables = declared.collections[standing.name].tables
         standing.behind = sum(n for p, n in behind.items() if positions[p].table in tables)
-    return Part("Kafka", True, f"{len({p.topic for p in ends})} topics, {report.records} records not yet applied")
+    return Part(
+        "Kafka", True, f"{len({p.topic for p in ends})} topics, {report.records} records not yet applied"
+    )
 
 
 def _consumers(db: Database) -> Part:

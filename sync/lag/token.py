@@ -61,7 +61,9 @@ def read_ledger(transactions: Transactions) -> Ledger:
 
     def work(tx: Transaction) -> Ledger:
         found = {p.partition: p for p in map(Position.of, tx.find(ledger.POSITIONS, {}))}
-        return Ledger(found, len(tx.find(ledger.JOBS, {}, {"_id": 1})), len(tx.find(ledger.PARKED, {}, {"_id": 1})))
+        return Ledger(
+            found, len(tx.find(ledger.JOBS, {}, {"_id": 1})), len(tx.find(ledger.PARKED, {}, {"_id": 1}))
+        )
 
     return transactions.repeat(work)
 
@@ -84,7 +86,9 @@ def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
         standing.missing.append(f"{found.parked} rows are parked")
     if not standing.missing:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        standing.token = Token(lsn, at, {p.id: position.at for p, position in sorted(found.positions.items())})
+        standing.token = Token(
+            lsn, at, {p.id: position.at for p, position in sorted(found.positions.items())}
+        )
     return standing
 
 
@@ -160,4 +164,6 @@ def parse_target(text: str, now: Callable[[], Lsn]) -> Lsn:
     try:
         return Lsn.parse(text)
     except ValueError:
-        raise SettingsInvalid(f"'{text}' is no LSN", remedy="give `now`, or an LSN such as 16/B374D848") from None
+        raise SettingsInvalid(
+            f"'{text}' is no LSN", remedy="give `now`, or an LSN such as 16/B374D848"
+        ) from None

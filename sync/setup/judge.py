@@ -64,4 +64,6 @@ def judge_tables(tables: Mapping[str, Table], collections: Mapping[str, Sequence
             wrong.append(f"{where} has REPLICA IDENTITY NOTHING: its updates and deletes would be refused")
             remedies.append(f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT")
     if wrong:
-        raise TableUnfit("tables cannot be replicated as they are: " + "; ".join(wrong), remedy="; ".join(remedies))
+        raise TableUnfit(
+            "tables cannot be replicated as they are: " + "; ".join(wrong), remedy="; ".join(remedies)
+        )

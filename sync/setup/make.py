@@ -10,7 +10,14 @@ from pathlib import Path
 
 from connectors.debezium import config
 from connectors.debezium.connect import PLUGIN, Connect
-from connectors.errors import ConnectRefused, Contended, MappingInvalid, SlotLost, SourceReplaced, TopicMissing
+from connectors.errors import (
+    ConnectRefused,
+    Contended,
+    MappingInvalid,
+    SlotLost,
+    SourceReplaced,
+    TopicMissing,
+)
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger, schema
@@ -59,7 +66,9 @@ def _missing_tables(
 ) -> MappingInvalid:
     places: list[tuple[tuple[str | int, ...], str]] = []
     for name, collection in declared.collections.items():
-        embeds = [(("collections", name, "embed", array, "from"), e.table) for array, e in collection.embed.items()]
+        embeds = [
+            (("collections", name, "embed", array, "from"), e.table) for array, e in collection.embed.items()
+        ]
         for path, table in [(("collections", name, "from"), collection.table), *embeds]:
             if table in missing:
                 near = catalog.similar_names(session, str(table))
@@ -83,7 +92,8 @@ class Setup:
             slot = slots.slot_facts(session, settings.source.slot)
             judge.judge_server(facts, slot is not None)
             mapped = {
-                t: [n for n, c in plan.declared.collections.items() if t in c.tables] for t in plan.declared.tables
+                t: [n for n, c in plan.declared.collections.items() if t in c.tables]
+                for t in plan.declared.tables
             }
             judge.judge_tables({name: t.table for name, t in plan.tables.items()}, mapped)
             self._tell_what_is_reread(plan)
@@ -146,9 +156,15 @@ class Setup:
 
     def _same_source(self, db: Database, facts: slots.ServerFacts) -> None:
         known = ledger.state(db, "pipeline")
-        mine = {"system": facts.system_identifier, "database": facts.database, "slot": self.settings.source.slot}
+        mine = {
+            "system": facts.system_identifier,
+            "database": facts.database,
+            "slot": self.settings.source.slot,
+        }
         if known is not None:
-            differs = [f"{name} was {known.get(name)}" for name, value in mine.items() if known.get(name) != value]
+            differs = [
+                f"{name} was {known.get(name)}" for name, value in mine.items() if known.get(name) != value
+            ]
             if differs:
                 raise SourceReplaced(
                     f"the target database belongs to a pipeline from another source: {', '.join(differs)}",

@@ -131,7 +131,9 @@ class Loader:
             beats.add(known["beat"])
             if len(beats) > 2:
                 raise Refused(
-                    "another `tandem snapshot` is running", remedy="wait until it has ended, or stop it", run=known.get("run")
+                    "another `tandem snapshot` is running",
+                    remedy="wait until it has ended, or stop it",
+                    run=known.get("run"),
                 )
             self.report.resumed = True
             time.sleep(0.5)
@@ -202,7 +204,9 @@ class Loader:
         for group in groups:
             self._let_go_when_done(group)
         threads = [
-            threading.Thread(target=self._worker, args=(n, todo, snapshot, groups), name=f"loader {n}", daemon=True)
+            threading.Thread(
+                target=self._worker, args=(n, todo, snapshot, groups), name=f"loader {n}", daemon=True
+            )
             for n in range(self.limits.load_workers)
         ]
         for thread in threads:
@@ -231,7 +235,9 @@ class Loader:
                 reader.close()
             self.db[ledger.CHUNKS].delete_many({"collection": name})
             self.db[ledger.CHUNKS].insert_many([c.document() for c in chunks])
-            ledger.set_state(self.db, f"load/{name}", planned=True, notEmpty=not_empty, lsn=Int64(snapshot.lsn))
+            ledger.set_state(
+                self.db, f"load/{name}", planned=True, notEmpty=not_empty, lsn=Int64(snapshot.lsn)
+            )
         return chunks
 
     def _look_at_target(self, name: str) -> bool:
@@ -248,7 +254,11 @@ class Loader:
         return name in self._not_empty
 
     def _worker(
-        self, number: int, todo: queue.Queue[Chunk], snapshot: ExportedSnapshot, groups: Sequence[tuple[str, ...]]
+        self,
+        number: int,
+        todo: queue.Queue[Chunk],
+        snapshot: ExportedSnapshot,
+        groups: Sequence[tuple[str, ...]],
     ) -> None:
         try:
             reader = SnapshotReader(self.source, snapshot.name)
@@ -317,7 +327,13 @@ class _ChunkLoad:
     def __init__(
         self, loader: Loader, reader: SnapshotReader, transactions: Transactions, claim: str, chunk: Chunk
     ) -> None:
-        self.loader, self.reader, self.transactions, self.claim, self.chunk = loader, reader, transactions, claim, chunk
+        self.loader, self.reader, self.transactions, self.claim, self.chunk = (
+            loader,
+            reader,
+            transactions,
+            claim,
+            chunk,
+        )
         self.plan, self.limits = loader.plan, loader.limits
         self.use = self.plan.documents[chunk.collection]
         self.fresh = chunk.tries == 0 and chunk.collection not in loader._not_empty
@@ -371,7 +387,9 @@ class _ChunkLoad:
             if parent is None:
                 continue
             try:
-                staged = RowWriter.staged_document(use, Put(key, natives, True, True, None, self.loader._lsn), parent, self.now)
+                staged = RowWriter.staged_document(
+                    use, Put(key, natives, True, True, None, self.loader._lsn), parent, self.now
+                )
             except Unappliable as trouble:
                 self._park(use, key, trouble)
                 continue
@@ -449,7 +467,9 @@ class _ChunkLoad:
         self.transactions.repeat(work)
         with self.loader._lock:
             self.loaded.parked += 1
-        self.loader.log(f"parked: {trouble.what}", table=use.table.name, key=row_key(key), remedy=trouble.remedy)
+        self.loader.log(
+            f"parked: {trouble.what}", table=use.table.name, key=row_key(key), remedy=trouble.remedy
+        )
 
 
 def weight(document: Document) -> int:
@@ -481,9 +501,12 @@ def await_shown(session: Session, within_s: float = 10.0) -> None:
         pending = {xid for xid in first.in_progress if not now.shows(xid & 0xFFFFFFFF)}
         if not pending:
             return
-        if time.monotonic() > until and not session.execute(
-            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
-        ).fetchone():
+        if (
+            time.monotonic() > until
+            and not session.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' LIMIT 1"
+            ).fetchone()
+        ):
             return
         time.sleep(0.05)
 

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from sync.dev.processes import Record
 from sync.dev.stack import Stack
 from sync.dev.state import Condition
 from tests.support.stack import Own, embedded
+from tests.support.until import until
 
 
 @pytest.fixture(scope="module")
@@ -114,17 +116,20 @@ def test_down_keeps_the_data_and_the_ports(running: Stack) -> None:
 
 def test_a_taken_port_is_named_and_can_be_changed(running: Stack) -> None:
     running.stop("kafka")
-    port = int(running.home.remembered().ports.kafka)  # type: ignore[union-attr]
+    remembered = running.home.remembered()
+    assert remembered is not None
+    before, port = remembered.ports, remembered.ports.kafka
     with socket.create_server(("127.0.0.1", port)):
         with pytest.raises(StackFailed, match=f"port {port}, which kafka") as raised:
             running.up()
         assert raised.value.facts["component"] == "kafka"
         assert str(os.getpid()) in str(raised.value.facts["taken_by"])
         assert "--repick-ports" in raised.value.remedy
-        running.stop("connect")  # it knows the broker by its old port
         addresses = running.up(repick_ports=True)
     assert not addresses.kafka_bootstrap_servers.endswith(f":{port}")
     assert running.status().up
+    with psycopg.connect(addresses.postgres_dsn) as session:
+        assert session.info.port == before.postgres
 
 
 def test_the_addresses_can_be_evaluated_by_sh(running: Stack) -> None:
@@ -169,6 +174,46 @@ def test_two_homes_are_two_stacks_and_purge_leaves_nothing(running: Stack) -> No
         other.down(purge=True)
         assert not other.home.root.exists()
         assert running.status().up
+
+
+def test_connect_is_ended_soon_also_when_the_broker_was_killed(running: Stack) -> None:
+    running.kill("kafka")
+    began = time.monotonic()
+    running.stop("connect")
+    assert time.monotonic() - began < 15
+
+
+def test_a_start_that_was_cut_off_is_finished_by_the_next() -> None:
+    with embedded() as stack:
+        with subprocess.Popen(
+            [Path(sys.executable).with_name("tandem"), "dev", "up", "--home", stack.home.root],
+            stderr=subprocess.DEVNULL,
+        ) as start:
+            until(stack.home.record("kafka").exists, within=60)
+            start.kill()
+        assert not stack.status().up
+        with pytest.raises(StackFailed, match=r"is not up: .*kafka is starting"):
+            stack.addresses()
+        kafka = pids(stack)["kafka"]
+        stack.up()
+        assert pids(stack)["kafka"] == kafka
+
+
+def test_a_home_that_others_cannot_enter_will_do_for_root_too(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    stack = Stack(tmp_path / "home")
+    try:
+        stack.start("postgres")
+        program, environ = stack.psql()
+        told = subprocess.run(
+            [program, "-tAc", "SHOW data_directory"], env=environ, capture_output=True, text=True
+        )
+        pgdata = Path(told.stdout.strip())
+        assert pgdata.is_dir()
+    finally:
+        stack.down(purge=True)
+    assert not pgdata.exists()
+    assert not stack.home.root.exists()
 
 
 def test_a_folder_with_other_things_in_it_is_not_taken_as_a_home(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import StackFailed
-from sync.dev import processes, trouble
+from sync.dev import postgres, processes, trouble
 from sync.dev.processes import Record
 
 
@@ -95,3 +95,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StackFailed, match="cannot use its folders") as raised, trouble.explained([tmp_path]):
         (tmp_path / "nothing" / "file").write_text("")
     assert "--home" in raised.value.remedy
+
+
+def test_a_lock_file_of_a_postmaster_that_ended_is_removed(tmp_path: Path, sleeper: Record) -> None:
+    lock = tmp_path / "postmaster.pid"
+    lock.write_text(f"{sleeper.pid}\n{tmp_path}\n")
+    postgres.end_leftovers(tmp_path)
+    assert lock.exists()
+    postgres.end_leftovers(tmp_path, ended=sleeper.pid)  # the pid is another process's by now
+    assert not lock.exists()
+    lock.write_text(f"{sleeper.pid}\n{tmp_path}\n")
+    processes.kill(sleeper)
+    postgres.end_leftovers(tmp_path)
+    assert not lock.exists()
+
+
+def test_a_data_folder_that_was_never_finished_is_made_again(tmp_path: Path) -> None:
+    def programs(initdb: str) -> Path:
+        for name, script in {"initdb": initdb, "postgres": "cat >/dev/null"}.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\nD=$2\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+        return tmp_path
+
+    pgdata, log = tmp_path / "pg", tmp_path / "log"
+    environ = {"PATH": os.environ["PATH"]}
+    with pytest.raises(StackFailed, match="data folder could not be made") as raised:
+        postgres.make_data(programs('touch "$D/half"; echo no room; exit 1'), pgdata, None, environ, log)
+    assert raised.value.facts["last_lines"] == "no room"
+    assert not pgdata.exists()
+    postgres.make_data(programs('touch "$D/whole"'), pgdata, None, environ, log)
+    assert sorted(p.name for p in pgdata.iterdir()) == ["postgresql.conf", "whole"]
+    postgres.make_data(programs("exit 1"), pgdata, None, environ, log)
