@@ -73,13 +73,11 @@ class GroupConsumer:
                 tp = TopicPartition(*partition)
                 if offset is None:
                     self._consumer.pause(tp)
+                    # a partition without any offset would make `position` and `poll` of all others fail
+                    self._consumer.seek(tp, 0)
                 else:
                     self._consumer.seek(tp, offset)
                     self._consumer.resume(tp)
-
-    def hold_all(self) -> None:
-        """Read nothing until `place` is called: after a new assignment, before its offsets are known."""
-        self._consumer.pause(*self._consumer.assignment())
 
     def poll(self, timeout_ms: int, most: int) -> dict[Partition, list[Record]]:
         """Up to `most` records, per partition in their order; empty when none came in time. Raises Unavailable.

@@ -150,11 +150,12 @@ def kafka_home(cache: Path, progress: Progress) -> Path:
     home = cache / kafka_home_name(_POM.read_bytes())
     if home.is_dir():
         return home
+    progress.doing("jars", "fetching Kafka, Connect and Debezium with Maven")
     with locked(cache / ".lock"):
-        if home.is_dir():
+        if home.is_dir():  # another start has fetched them while this one waited
+            progress.done("jars", "fetched")
             return home
         maven = _maven() or _from_debian("maven", progress, _maven)
-        progress.doing("jars", "fetching Kafka, Connect and Debezium with Maven")
         partial = home.with_name(home.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         command = [maven, "-q", "-B", "-ntp", "-f", str(_POM), f"-Dinto={partial}", "package"]

@@ -7,7 +7,6 @@ UUID (subtype 4), DatetimeMS, ObjectId, a list or a dict of such values; or Unfi
 from __future__ import annotations
 
 import json
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -70,17 +69,20 @@ def whole(value: int) -> int | Int64 | Unfit:
 
 
 def decimal(text: str) -> Decimal128 | Unfit:
-    """PostgreSQL's text of a numeric, digits and scale kept."""
+    """PostgreSQL's text of a numeric, digits and scale kept; zeros beyond 34 digits become an exponent."""
     number = Decimal(text)
     if not number.is_finite():
         return Decimal128(text)
     _, digits, exponent = number.as_tuple()
     assert isinstance(exponent, int)  # a finite one has a number there
+    if len(digits) > _DIGITS and not any(digits[_DIGITS:]):
+        exponent += len(digits) - _DIGITS
+        digits = digits[:_DIGITS]
     if len(digits) > _DIGITS:
         return Unfit(f"{len(digits)} digits do not fit into the 34 of Decimal128")
     if exponent < _LOWEST or exponent + len(digits) - 1 > _HIGHEST:
         return Unfit(f"an exponent of {exponent} is outside Decimal128")
-    return Decimal128(text)
+    return Decimal128(Decimal((number.is_signed(), digits, exponent)))
 
 
 def instant(text: str) -> DatetimeMS | Unfit:
@@ -88,11 +90,6 @@ def instant(text: str) -> DatetimeMS | Unfit:
     if text.lstrip("-").isdigit():
         return DatetimeMS(int(text))
     return Unfit(f"a BSON date cannot be {text}")
-
-
-def vector(text: str) -> list[float]:
-    """pgvector's text of a vector: the exact values of its 32-bit floats."""
-    return array("f", json.loads(text)).tolist()
 
 
 def text(value: str) -> str | Unfit:

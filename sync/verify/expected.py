@@ -88,17 +88,25 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Children:
-    """The elements of one array. parent_key: the child's columns that hold it, as the parent's types."""
+    """The elements of one array. parent_key: the parent's key as the child has it. held_in: its columns there."""
 
     array: str
     rows: _Rows
     parent_key: tuple[Composable, ...]
+    held_in: tuple[Composable, ...]
     order: Composable
 
     def statement(self, parents: Composable) -> Composed:
-        within = SQL("({}) IN ({})").format(SQL(", ").join(self.parent_key), parents)
-        lead = [*(SQL("{}").format(column) for column in self.parent_key), _VERSION]
-        return self.rows.select(lead, [within], SQL(" ORDER BY {}").format(self.order))
+        lead = [*self.parent_key, _VERSION]
+        return self.rows.select(lead, [self._of(parents)], SQL(" ORDER BY {}").format(self.order))
+
+    def versions(self, parents: Composable) -> Composed:
+        wanted = SQL(", ").join([*self.parent_key, _VERSION])
+        table = Identifier(*self.rows.table.parts)
+        return SQL("SELECT {} FROM {}{}").format(wanted, table, _where(self._of(parents)))
+
+    def _of(self, parents: Composable) -> Composable:
+        return SQL("({}) IN ({})").format(SQL(", ").join(self.held_in), parents)
 
 
 _VERSION: Composable = SQL("xmin::text")
@@ -133,6 +141,12 @@ class Reading:
         """For each array the statement that reads the elements of these parents, in order."""
         for children in self.children:
             yield children.statement(_listed(self.table.key, keys))
+
+    def version_statements(self, keys: Sequence[Key]) -> Iterator[Composed]:
+        """For the rows with these keys and for each array the statement that reads key and version, unfiltered."""
+        yield self.these_keys(keys, filtered=False)
+        for children in self.children:
+            yield children.versions(_listed(self.table.key, keys))
 
     def all_keys(self) -> Composed:
         """Key and version of every row, whether it passes the filter or not."""
@@ -275,6 +289,7 @@ def _children(
         array=array,
         rows=_rows(place, embed, table, mapping, types, left_out=embed.foreign_key),
         parent_key=tuple(_key_form(c, k, table) for c, k in zip(holding, parent.key, strict=True)),
+        held_in=tuple(_comparable(c, k, table) for c, k in zip(holding, parent.key, strict=True)),
         order=SQL(", ").join(_sorted(column, table) for column in sorting),
     )
 
@@ -308,6 +323,12 @@ def _key_form(column: Column, key: Column, table: Table) -> Composable:
     if key.form.native or key.form is CHAR:
         return key.form.sql(here)
     return SQL("({})::text").format(here)
+
+
+def _comparable(column: Column, key: Column, table: Table) -> Composable:
+    """A column as it can be looked up by values of the type of `key`: bare, so that an index serves, where it may."""
+    alike = column.form is key.form or (column.form.native and key.form.native)
+    return Identifier(table.parts[1], column.name) if alike else _key_form(column, key, table)
 
 
 def _listed(columns: Sequence[Column], keys: Sequence[Key]) -> Composable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 from bson import Int64
 
@@ -17,37 +17,32 @@ from sync.verify.canonical import Unfit
 class Form:
     """sql: the expression that PostgreSQL evaluates, over the value's own. value: what its result stands for.
 
-    is_listed: values.md knows it by name, so an array of it is an array. native: the key rule takes it as it
+    in_arrays: an array of it is an array; others are PostgreSQL's text. native: the key rule takes it as it
     is (integer or uuid), not as text.
     """
 
     name: str
     sql: Callable[[Composable], Composable]
     value: Callable[[Any], Any]
-    is_listed: bool = True
+    in_arrays: bool = False
     native: bool = False
-    #: The elements' form, for the type of an array.
-    of: Form | None = None
 
     def canonical(self, raw: Any) -> Any:
         """The canonical value; SQL's NULL is null for every form."""
         return None if raw is None else self.value(raw)
 
 
-def _as_it_is(expression: Composable) -> Composable:
-    return expression
+def _cast(sql_type: LiteralString) -> Callable[[Composable], Composable]:
+    """The value as this type; it may be a domain over it, whose arrays have a type of their own."""
+
+    def sql(expression: Composable) -> Composable:
+        return SQL("({})::{}").format(expression, SQL(sql_type))
+
+    return sql
 
 
 def _same(raw: Any) -> Any:
     return raw
-
-
-def _as_text(expression: Composable) -> Composable:
-    return SQL("({})::text").format(expression)
-
-
-def _as_double(expression: Composable) -> Composable:
-    return SQL("({})::float8").format(expression)
 
 
 def _with_blanks(expression: Composable) -> Composable:
@@ -65,20 +60,20 @@ def _as_floats(expression: Composable) -> Composable:
     return SQL("({})::real[]::float8[]").format(expression)
 
 
-INT = Form("int32", _as_it_is, _same, native=True)
-BIGINT = Form("int64", _as_it_is, Int64, native=True)
-OID = Form("int64", lambda e: SQL("({})::int8").format(e), Int64, native=True)
-BOOL = Form("bool", _as_it_is, _same)
-DOUBLE = Form("double", _as_double, _same)
-NUMERIC = Form("decimal", _as_text, canonical.decimal)
-TEXT = Form("string", _as_text, _same)
+INT = Form("int32", _cast("int4"), _same, in_arrays=True, native=True)
+BIGINT = Form("int64", _cast("int8"), Int64, in_arrays=True, native=True)
+OID = Form("int64", _cast("int8"), Int64, native=True)
+BOOL = Form("bool", _cast("bool"), _same, in_arrays=True)
+DOUBLE = Form("double", _cast("float8"), _same, in_arrays=True)
+NUMERIC = Form("decimal", _cast("text"), canonical.decimal, in_arrays=True)
+TEXT = Form("string", _cast("text"), _same, in_arrays=True)
 CHAR = Form("string", _with_blanks, _same)
-IDENTITY = Form("uuid", _as_it_is, _same, native=True)
-JSON = Form("json", _as_text, canonical.json_value)
-BYTES = Form("binary", _as_it_is, bytes)
+IDENTITY = Form("uuid", _cast("uuid"), _same, in_arrays=True, native=True)
+JSON = Form("json", _cast("text"), canonical.json_value)
+BYTES = Form("binary", _cast("bytea"), bytes)
 MOMENT = Form("date", _as_milliseconds, canonical.instant)
 VECTOR = Form("vector", _as_floats, list)
-OTHER = Form("string", _as_text, _same, is_listed=False)
+OTHER = Form("string", _cast("text"), _same)
 
 _BUILT_IN = {
     "int2": INT,
@@ -91,7 +86,7 @@ _BUILT_IN = {
     "numeric": NUMERIC,
     "text": TEXT,
     "varchar": TEXT,
-    "name": TEXT,
+    "name": OTHER,
     "bpchar": CHAR,
     "uuid": IDENTITY,
     "json": JSON,
@@ -100,28 +95,26 @@ _BUILT_IN = {
     "timestamptz": MOMENT,
     "timestamp": MOMENT,
     "date": MOMENT,
-    "time": TEXT,
+    "time": OTHER,
 }
-_OF_EXTENSIONS = {"citext": TEXT, "vector": VECTOR, "halfvec": VECTOR}
+_OF_EXTENSIONS = {"citext": OTHER, "vector": VECTOR, "halfvec": VECTOR}
 
 
 def named(name: str, schema: str, *, is_enum: bool) -> Form:
     """The form of a type that is neither a domain nor an array, by its name and its schema's."""
     if is_enum:
-        return TEXT
+        return OTHER
     return (_BUILT_IN if schema == "pg_catalog" else _OF_EXTENSIONS).get(name, OTHER)
 
 
 def list_of(element: Form) -> Form:
-    """The form of an array; of a type that values.md does not list, PostgreSQL's text of the whole array."""
-    if not element.is_listed:
+    """The form of an array with elements of this form."""
+    if not element.in_arrays:
         return OTHER
-    # an array of arrays of floats would have to be rectangular: vectors travel as text
-    one = Form("vector", _as_text, canonical.vector) if element is VECTOR else element
 
     def sql(expression: Composable) -> Composable:
         elements = SQL("ARRAY(SELECT {} FROM unnest({}) WITH ORDINALITY AS u (e, n) ORDER BY n)").format(
-            one.sql(SQL("u.e")), expression
+            element.sql(SQL("u.e")), expression
         )
         # an array of more dimensions is marked by one dimension more than an element has
         return SQL(
@@ -131,6 +124,6 @@ def list_of(element: Form) -> Form:
     def value(raw: list[Any]) -> list[Any] | Unfit:
         if raw and isinstance(raw[0], list):
             return Unfit("an array of more than one dimension has no form")
-        return [one.canonical(item) for item in raw]
+        return [element.canonical(item) for item in raw]
 
-    return Form("array", sql, value, of=one)
+    return Form("array", sql, value)

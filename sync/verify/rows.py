@@ -63,13 +63,14 @@ def present(session: Session, reading: Reading, keys: Collection[Key], *, filter
     return {reading.key(row) for row in found}
 
 
-def versions(session: Session, reading: Reading, keys: Collection[Key]) -> dict[Key, str]:
-    """The versions of the rows with these keys, whether they pass the filter or not."""
-    if not keys:
-        return {}
+def versions(session: Session, reading: Reading, keys: Collection[Key]) -> dict[Key, list[str]]:
+    """The versions of the rows with these keys and of all their children, whether they pass a filter or not."""
+    found: dict[Key, list[str]] = {}
     with translated():
-        found = _rows(session, reading.these_keys(list(keys), filtered=False))
-    return {reading.key(row): row[-1] for row in found}
+        for statement in reading.version_statements(list(keys)) if keys else ():
+            for row in sorted(_rows(session, statement)):
+                found.setdefault(reading.key(row), []).append(row[-1])
+    return found
 
 
 def keys_of(session: Session, reading: Reading, ids: Collection[ObjectId]) -> dict[ObjectId, Key]:

@@ -39,8 +39,9 @@ Wait = Callable[[Lsn], None]
 Progress = Callable[[str, int], None]
 #: A document: its collection, and its `_id`.
 At = tuple[str, Token]
-#: The row's version whether it passes the filter or not, and that of what its document has to be.
-State = tuple[str | None, tuple[str, ...] | None]
+Fields = dict[str, Any]
+#: The versions of the row and its children, and those of them that pass the filters.
+State = tuple[list[str] | None, tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -213,23 +214,29 @@ class _Walk:
     # looking again
 
     def _settle(self) -> None:
+        """Look again until every doubt is settled, or confirmed.
+
+        Confirmed: the same differences in two rounds, in each of which the row stayed as it was. One round might
+        have met the document of a child that came and went meanwhile, which leaves no trace in PostgreSQL.
+        """
         pause_s = 0.05
+        suspects: dict[At, list[Difference]] = {}
         while self.doubts:
             self.report.rounds += 1
-            self._find_keys(self.doubts)
-            before = {at: state for chunk in self._chunks() for at, _, state in self._now(chunk)}
-            self.report.waited = self._waited(rows.lsn(self.looking))
-            still = {at: found for chunk in self._chunks() for at, found in self._look_again(chunk, before)}
-            # a row that came back under a hashed id: its key was not known, so it was not read
-            self._find_keys(still)
-            again = {at for at, (_, same) in still.items() if not same or (at in self.keys) != (at in before)}
             last = self.report.rounds >= self.limits.rounds
-            for at, (differences, _) in still.items():
-                if at not in again:
+            self._find_keys(self.doubts)
+            before = self._before()
+            self.report.waited = self._waited(rows.lsn(self.looking))
+            seen = [look for chunk in self._chunks() for look in self._look_again(chunk, before)]
+            self.doubts = {at: self.doubts[at] for at, _, _ in seen}
+            for at, differences, rested in seen:
+                if rested and (last or not self.report.waited or suspects.get(at) == differences):
                     self._record(at, differences)
+                    del self.doubts[at]
                 elif last:
                     self._record(at, [replace(found, kind=Kind.IN_FLUX) for found in differences])
-            self.doubts = {} if last else {at: self.doubts[at] for at in again}
+                    del self.doubts[at]
+            suspects = {at: differences for at, differences, rested in seen if rested}
             if self.doubts:
                 time.sleep(pause_s)
                 pause_s = min(pause_s * 2, 2.0)
@@ -253,20 +260,33 @@ class _Walk:
             found = expected.get(key)
             yield at, found, (versions.get(key), found.version if found else None)
 
+    def _before(self) -> dict[At, tuple[Fields | None, State]]:
+        """The rows now. Fields are kept while they are few: documents of restless rows agree with these."""
+        few = len(self.doubts) <= self.limits.batch
+        return {
+            at: (expected.fields if expected and few else None, state)
+            for chunk in self._chunks()
+            for at, expected, state in self._now(chunk)
+        }
+
     def _look_again(
-        self, chunk: Sequence[At], before: Mapping[At, State]
-    ) -> Iterator[tuple[At, tuple[list[Difference], bool]]]:
+        self, chunk: Sequence[At], before: Mapping[At, tuple[Fields | None, State]]
+    ) -> Iterator[tuple[At, list[Difference], bool]]:
         """Documents that still differ, and whether their rows are as before. The rows are read last."""
         name = chunk[0][0]
+        its = self.readings[name]
         found = documents.these(self.database, name, [self.doubts[at] for at in chunk])
         now = {at: (expected, state) for at, expected, state in self._now(chunk)}
         for at in chunk:
             expected, state = now.get(at, (None, None))
+            was, old = before.get(at, (None, None))
+            id_, key, document = self.doubts[at], self.keys.get(at), found.get(at[1])
             fields = expected.fields if expected else None
-            its, key = self.readings[name], self.keys.get(at)
-            differences = judge(its, self.doubts[at], key, fields, found.get(at[1]), self._now_ms())
+            differences = judge(its, id_, key, fields, document, self._now_ms())
+            if state != old and was is not None and not judge(its, id_, key, was, document, self._now_ms()):
+                continue
             if differences:
-                yield at, (differences, state == before.get(at))
+                yield at, differences, state == old
 
     def _chunks(self) -> Iterator[list[At]]:
         """The documents in doubt, each chunk of one collection."""

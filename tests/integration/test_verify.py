@@ -31,6 +31,7 @@ from sync.verify.report import Kind, VerifyReport, render
 from sync.verify.run import Limits, verify
 from tests.support.acp import EXAMPLES, load_script
 from tests.support.stack import Own
+from tests.support.until import until
 
 Doc = dict[str, Any]
 SYNC = {"at": Int64(3), "lsn": Int64(4)}
@@ -457,7 +458,7 @@ def test_too_many_doubts_are_counted(acp: Sides) -> None:
 
 
 def test_under_live_writes_only_the_planted_fault_is_found(acp: Sides) -> None:
-    """A writer changes rows all the time, a follower brings MongoDB after it with a lag; wait asks the follower."""
+    """A writer changes rows all the time, a follower brings MongoDB after it; wait asks the follower."""
     stop, applied = threading.Event(), [Lsn(0)]
     dsn = acp.source.dsn.get_secret_value()
 
@@ -469,10 +470,11 @@ def test_under_live_writes_only_the_planted_fault_is_found(acp: Sides) -> None:
                 changes = [
                     f"UPDATE users SET phone = '{n}' WHERE id = {10 + n % 80}",
                     f"UPDATE users SET is_active = NOT is_active WHERE id = {10 + n % 50}",
-                    f"UPDATE team_members SET status = CASE status WHEN 'active' THEN 'disabled' ELSE 'active' END"
-                    f" WHERE team_id = {2 + n % 8}",
-                    f"INSERT INTO file_embeddings (file_path, file_name, workspace_type, owner_id, content_hash,"
-                    f" embedding) SELECT 'p{n}', 'f', 'private', 1, 'h', embedding FROM file_embeddings LIMIT 1",
+                    "UPDATE team_members SET status = CASE status WHEN 'active' THEN 'disabled'"
+                    f" ELSE 'active' END WHERE team_id = {2 + n % 8}",
+                    "INSERT INTO file_embeddings (file_path, file_name, workspace_type, owner_id,"
+                    f" content_hash, embedding) SELECT 'p{n}', 'f', 'private', 1, 'h', embedding"
+                    " FROM file_embeddings LIMIT 1",
                     f"DELETE FROM file_embeddings WHERE file_path = 'p{n - 61}'",
                     f"UPDATE api_keys SET is_active = NOT is_active WHERE id = {1 + n % 40}",
                 ]
@@ -483,7 +485,7 @@ def test_under_live_writes_only_the_planted_fault_is_found(acp: Sides) -> None:
         with psycopg.connect(dsn, autocommit=True) as session:
             session.execute("SET timezone = 'UTC'")
             while not stop.is_set():
-                [(until,)] = session.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()
+                [(now,)] = session.execute("SELECT pg_current_wal_insert_lsn()::text").fetchall()
                 wanted = oracle(session)
                 for name in ("users", "teams", "apiKeys", "fileEmbeddings"):
                     there = {d["_id"]: d for d in acp.documents[name].find()}
@@ -493,16 +495,14 @@ def test_under_live_writes_only_the_planted_fault_is_found(acp: Sides) -> None:
                             acp.documents[name].replace_one({"_id": id_}, document, upsert=True)
                     gone = there.keys() - {document["_id"] for document in wanted[name]}
                     acp.documents[name].delete_many({"_id": {"$in": list(gone)}})
-                applied[0] = Lsn.parse(until)
+                applied[0] = Lsn.parse(now)
 
     def wait(lsn: Lsn) -> None:
-        while applied[0] < lsn:
-            if stop.wait(0.01):
-                raise AssertionError("nobody follows any more")
+        until(lambda: applied[0] >= lsn, within=60, every=0.01)
 
     acp.documents["users"].update_one({"_id": oid("public.users", 1)}, {"$set": {"email": "wrong"}})
     acp.documents["users"].delete_one({"_id": oid("public.users", 2)})  # and comes back by itself
-    threads = [threading.Thread(target=work) for work in (write, follow)]
+    threads = [threading.Thread(target=work, daemon=True) for work in (write, follow)]
     for thread in threads:
         thread.start()
     try:
@@ -525,21 +525,28 @@ CREATE TYPE mood AS ENUM ('sad', 'glad');
 CREATE DOMAIN percent AS smallint CHECK (VALUE <= 100);
 CREATE DOMAIN price AS numeric(10, 2);
 CREATE TABLE "Odd %s" (
-  "a""b" text, "k%" char(3), n smallint, part percent, l bigint, o oid, b boolean, d float8, r real, num numeric, p price,
-  t text, v varchar(5), c char(4), ci citext, e mood, u uuid, j json, jb jsonb, raw bytea,
+  "a""b" text, "k%" char(3), n smallint, part percent, l bigint, o oid, b boolean, d float8, r real,
+  num numeric, p price, t text, v varchar(5), c char(4), ci citext, e mood, u uuid, j json, jb jsonb,
+  raw bytea,
   tz timestamptz, ts timestamp, da date, ti time, ttz timetz, vec vector(3), hv halfvec(2),
-  ai int[], al bigint[], an numeric[], at text[], ae mood[], ats timestamptz[], aj jsonb[], ab bytea[], av vector[],
-  ac char(2)[], iv interval, ivs interval[], ip inet, m money, rg int4range, bits bit(3), pt point, tsv tsvector,
+  ai int[], al bigint[], an numeric[], at text[], ab boolean[], af real[], av varchar(3)[], au uuid[],
+  ap percent[], ae mood[], ats timestamptz[], aj jsonb[], ay bytea[], avec vector[], ac char(2)[],
+  iv interval, ivs interval[], ip inet, m money, rg int4range, bits bit(3), pt point, tsv tsvector,
   twice bigint GENERATED ALWAYS AS (l * 2) STORED,
   PRIMARY KEY ("k%", "a""b")
 );
 INSERT INTO "Odd %s" VALUES (
-  'x''y', 'q', -1, 100, 5, 4000000000, true, 'NaN', 3.3, 1.50, 2.5,
-  'tab' || chr(9), 'vv', 'c', 'CiTe', 'glad', '00000000-0000-0000-0000-000000000001',
-  '{"a": 1, "a": 2.50, "n": 12345678901234567890}', '{"b": [1, 3000000000, 1e2, null, true], "": 0.1}', '\\x0001ff',
+  'x''y', 'q', -1, 100, 5, 4000000000, true, 'NaN', 3.3,
+  1.50, 2.5, 'tab' || chr(9), 'vv', 'c', 'CiTe', 'glad', '00000000-0000-0000-0000-000000000001',
+  '{"a": 1, "a": 2.50, "n": 12345678901234567890}', '{"b": [1, 3000000000, 1e2, null, true], "": 0.1}',
+  '\\x0001ff',
   '1969-12-31 23:59:59.9999+00', '2024-02-29 12:00:00.123999', '0001-01-01', '01:02:03.450', '01:02:03+02',
-  '[1,3.3,-0]', '[1,0.1]', '{1,NULL,3}', '{}', '{1.0,NaN}', '{"a,b",NULL,"{}"}', '{sad}',
-  '{2024-01-01 00:00:00.0019+00,NULL}', ARRAY['{"x": 1}'::jsonb], '{"\\\\x00"}', '{"[1,2,3]"}', '{a}',
+  '[1,3.3,-0]', '[1,0.1]',
+  '{1,NULL,3}', '{}', '{1.0,NaN}', '{"a,b",NULL,"{}"}', '[5:6]={t,f}', '{3.3,-0}', '{abc}',
+  '{00000000-0000-0000-0000-000000000001}',
+  '{7}', '{sad}', '{2024-01-01 00:00:00.0019+00,NULL}', ARRAY['{"x": 1}'::jsonb],
+  '{"\\\\x00"}', '{"[1,2,3]"}',
+  '{a}',
   '1 mon 2 days 03:00:00', '{1 day}', '10.0.0.1/8', 12.34, '[1,5)', B'101', '(1,2)', 'a b'
 );
 INSERT INTO "Odd %s" ("k%", "a""b") VALUES ('', '');
@@ -586,12 +593,17 @@ def test_every_type(empty: Sides) -> None:
         "al": [],
         "an": [Decimal128("1.0"), Decimal128("NaN")],
         "at": ["a,b", None, "{}"],
-        "ae": ["sad"],
-        "ats": [DatetimeMS(1704067200001), None],
-        "aj": [{"x": 1}],
-        "ab": [b"\x00"],
-        "av": [[1.0, 2.0, 3.0]],
-        "ac": ["a "],
+        "ab": [True, False],
+        "af": [f32[0], -0.0],
+        "av": ["abc"],
+        "au": [Binary(UUID(int=1).bytes, 4)],
+        "ap": [7],
+        "ae": "{sad}",
+        "ats": '{"2024-01-01 00:00:00.0019+00",NULL}',
+        "aj": '{"{\\"x\\": 1}"}',
+        "ay": '{"\\\\x00"}',
+        "avec": '{"[1,2,3]"}',
+        "ac": '{"a "}',
         "iv": "P1M2DT3H",
         "ivs": "{P1D}",
         "ip": "10.0.0.1/8",
@@ -613,9 +625,8 @@ def test_every_type(empty: Sides) -> None:
     )
     report = empty.verify(mapping=parse(TYPES_MAPPING))
     assert report.ok, [(d.field, d.expected, d.found, d.kind, d.key) for d in report.differences]
-    empty.documents["odd"].update_one(
-        {"n": -1}, {"$set": {"num": Decimal128("1.5"), "r": 3.3, "ti": "01:02:03.450"}}
-    )
+    changes = {"num": Decimal128("1.5"), "r": 3.3, "ti": "01:02:03.450"}
+    empty.documents["odd"].update_one({"n": -1}, {"$set": changes})
     changed = empty.verify(mapping=parse(TYPES_MAPPING), wait=lambda lsn: None)
     assert [d.field for d in changed.differences] == ["r", "num", "ti"]
 
@@ -623,7 +634,8 @@ def test_every_type(empty: Sides) -> None:
 def test_values_without_a_form_are_named(empty: Sides) -> None:
     empty.sql.execute(
         "CREATE TABLE t (id int PRIMARY KEY, n numeric, d date, a int[]);"
-        f"INSERT INTO t VALUES (1, {'1' * 35}, null, null), (2, 1, 'infinity', null), (3, 1, null, '{{{{1}},{{2}}}}')"
+        f"INSERT INTO t VALUES (1, {'1' * 35}, null, null), (2, 1, 'infinity', null),"
+        " (3, 1, null, '{{1},{2}}')"
     )
     report = empty.verify(mapping=parse("version: 1\ncollections: {t: {from: public.t}}"))
     assert [(d.kind, d.key) for d in report.differences] == [(Kind.MISSING, f"[{n}]") for n in (1, 2, 3)]
@@ -633,11 +645,13 @@ def test_values_without_a_form_are_named(empty: Sides) -> None:
 def test_children_are_in_postgresqls_order_by_bytes(empty: Sides) -> None:
     empty.sql.execute(
         "CREATE TABLE p (a int, b text, PRIMARY KEY (b, a));"
-        "CREATE TABLE c (id bigint PRIMARY KEY, pb text, pa smallint, name text, n numeric) PARTITION BY RANGE (id);"
+        "CREATE TABLE c (id bigint PRIMARY KEY, pb text, pa smallint, name text, n numeric)"
+        " PARTITION BY RANGE (id);"
         "CREATE TABLE c1 PARTITION OF c FOR VALUES FROM (0) TO (100);"
         "INSERT INTO p VALUES (1, 'x'), (2, 'x');"
-        "INSERT INTO c VALUES (1, 'x', 1, 'b', 1), (2, 'x', 1, 'B', 2), (3, 'x', 1, null, 1), (4, 'x', 1, 'é', 1),"
-        " (5, 'x', 1, 'a', 2), (6, 'x', 1, 'a', 1), (7, 'x', 3, 'a', 1), (8, null, 1, 'a', 1)"
+        "INSERT INTO c VALUES (1, 'x', 1, 'b', 1), (2, 'x', 1, 'B', 2), (3, 'x', 1, null, 1),"
+        " (4, 'x', 1, 'é', 1), (5, 'x', 1, 'a', 2),"
+        " (6, 'x', 1, 'a', 1), (7, 'x', 3, 'a', 1), (8, null, 1, 'a', 1)"
     )
     mapping = parse(
         "version: 1\ncollections: {p: {from: public.p, embed: {cs: {from: public.c, foreign_key: [pb, pa],"
