@@ -130,7 +130,7 @@ class Consumers:
         self._until: Lsn | None = None
 
     def run(self, stop: Callable[[], bool]) -> Tally:
-        """Work until stopped, or caught up with what was committed when this began. Raises Broken and Refused errors."""
+        """Work until stopped, or caught up with what was committed when this began. Raises named errors."""
         settings = self.settings
         with ExitStack() as stack:
             session = stack.enter_context(connect(settings.source, name="tandem consumer"))

@@ -19,7 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where the servers of the tests come from; external: by POSTGRES_DSN, KAFKA_BOOTSTRAP_SERVERS, "
         "CONNECT_URL, MONGODB_URI and MONGODB_DATABASE",
     )
-    parser.addoption("--seed", type=int, default=None, help="of the random tests; each prints the one it used")
+    parser.addoption(
+        "--seed", type=int, default=None, help="of the random tests; each prints the one it used"
+    )
 
 
 @pytest.fixture(scope="session")

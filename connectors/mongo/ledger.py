@@ -1,7 +1,7 @@
 """tandem's own documents in the target database: positions, holds, claims, chunks, parked events, jobs, state.
 
 | collection          | one document per | what it holds |
-| _tandem_positions   | partition        | at: the next offset; holder: who holds its table, or null; mark: LSN of the last truncate; table, topicId |
+| _tandem_positions   | partition        | at: next offset; holder: of its table, or null; mark: LSN of a truncate |
 | _tandem_claims      | worker of a direct writer | run; n, written in each of its transactions |
 | _tandem_chunks      | chunk of a load  | group, low, high, state, tries, rows |
 | _tandem_parked      | key              | table, key, partition, reason, events |

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 from bson import Int64
@@ -125,10 +126,8 @@ class Transactions:
             raise
         finally:
             if self._session.in_transaction:
-                try:
+                with suppress(PyMongoError):  # it lapses by itself
                     self._session.abort_transaction()
-                except PyMongoError:  # it lapses by itself
-                    pass
         self.commits += 1
         return result
 

@@ -119,10 +119,10 @@ class SnapshotReader:
         query = sql.SQL("{} WHERE {}").format(read.select(), condition)
         if order_by:
             query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(sql.Identifier(c) for c in order_by))
-        with translated(self._source), self._session.cursor() as cursor:
-            with cursor.copy(sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)) as stream:
-                stream.set_types([c.wire for c in read.columns])
-                yield from stream.rows()
+        copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
+        with translated(self._source), self._session.cursor() as cursor, cursor.copy(copy) as stream:
+            stream.set_types([c.wire for c in read.columns])
+            yield from stream.rows()
 
 
 class CurrentRows:

@@ -58,7 +58,8 @@ def server_facts(session: Session) -> ServerFacts:
 def slot_facts(session: Session, slot: str) -> SlotFacts | None:
     """The slot of this name, or None."""
     row = session.execute(
-        "SELECT plugin::text, database::text, active, coalesce(wal_status, ''), coalesce(confirmed_flush_lsn, '0/0')::text,"
+        "SELECT plugin::text, database::text, active, coalesce(wal_status, ''),"
+        " coalesce(confirmed_flush_lsn, '0/0')::text,"
         " coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0)::bigint"
         " FROM pg_replication_slots WHERE slot_name = %s",
         [slot],

@@ -13,7 +13,7 @@ from consumers.mapping.plan import Key, TablePlan
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """The row has these values. whole: they are all there are. create: no document of an earlier life may shine through."""
+    """The row has these values. whole: all of them. create: no document of an earlier life may shine through."""
 
     key: Key
     natives: Mapping[str, Any]

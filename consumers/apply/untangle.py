@@ -86,7 +86,7 @@ def _holders(
 ) -> list[Document]:
     if not wanted:
         return []
-    shown = {name: 1 for name in (*fields, "_sync")}
+    shown = dict.fromkeys((*fields, "_sync"), 1)
     if len(fields) == 1:
         return tx.find(use.collection, {fields[0]: {"$in": [values[0] for values in wanted]}}, shown)
     return tx.find(use.collection, {"$or": [dict(zip(fields, v, strict=True)) for v in wanted]}, shown)

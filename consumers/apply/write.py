@@ -1,5 +1,5 @@
-"""Rows into documents, staged rows and arrays, in a transaction that somebody else has begun (the write rule, clauses 3,
-4, 6, 7 and 9 of docs/write-rule.md). Whoever calls has written the positions first."""
+"""Rows into documents, staged rows and arrays, in a transaction that somebody else has begun (docs/write-rule.md,
+clauses 3, 4, 6, 7 and 9). Whoever calls has written the positions first."""
 
 from __future__ import annotations
 

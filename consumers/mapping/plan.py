@@ -376,7 +376,7 @@ def _column(table: Table, name: str) -> Column:
 
 
 def not_carried(table: Table) -> tuple[str, ...]:
-    """Columns that are kept out of the events: Debezium would lose or refuse values, or PostgreSQL does not send them."""
+    """Columns kept out of the events: Debezium would lose or refuse values, or PostgreSQL does not send them."""
     return tuple(c.name for c in table.columns if c.generated or not codec(c.type).carried)
 
 
@@ -435,10 +435,10 @@ def _fields_are_distinct(
             continue
         written = [f for f, _, _ in use.fields] + [f for f, _, _ in use.references]
         written += [f for f, _, _ in use.computed] + [f for f, _ in use.constants] + list(more)
-        for field in sorted({f for f in written if written.count(f) > 1}):
-            compiler.wrong(place, f"two things would be written to the field '{field}': rename or omit one")
-        for field in {"_id", "_sync"} & set(written):
-            compiler.wrong(place, f"the field '{field}' is tandem's own: rename the column")
+        for name_ in sorted({f for f in written if written.count(f) > 1}):
+            compiler.wrong(place, f"two things would be written to the field '{name_}': rename or omit one")
+        for name_ in sorted({"_id", "_sync"} & set(written)):
+            compiler.wrong(place, f"the field '{name_}' is tandem's own: rename the column")
 
 
 def _merged(

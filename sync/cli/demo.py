@@ -82,7 +82,10 @@ def _as_dict(report: DemoReport) -> dict[str, object]:
 
 def _print(report: DemoReport, home: Path | None) -> None:
     """What was written, loaded, applied, and whether it agrees."""
-    assert report.written and report.loaded and report.verified and report.token
+    assert report.written
+    assert report.loaded
+    assert report.verified
+    assert report.token
     table = Table(box=None, show_header=False, pad_edge=False)
     loaded = sum(of.rows + of.staged for of in report.loaded.collections.values())
     written = report.written

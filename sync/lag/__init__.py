@@ -1,1 +1,1 @@
-"""Where the pipeline stands: what is not yet in Kafka, not yet applied, parked; and when it is complete as of an LSN."""
+"""Where the pipeline stands: what is not yet in Kafka, not yet applied, parked; and whether it is complete."""

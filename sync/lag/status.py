@@ -31,7 +31,7 @@ class Part:
 
 @dataclass(slots=True)
 class CollectionStanding:
-    """One collection. behind: Kafka records not yet applied; None where unknown. phase: unloaded, loading, streaming."""
+    """One collection. behind: Kafka records not yet applied, None where unknown. phase: unloaded, loading, streaming."""
 
     name: str
     table: str
@@ -169,7 +169,8 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
     if found.parked:
         with mongo.translated():
             first = db[ledger.PARKED].find_one({}) or {}
-        what = f"{found.parked} rows are parked, the first: {first.get('table')} {first.get('key')}: {first.get('reason')}"
+        what = f"{found.parked} rows are parked, the first: {first.get('table')} {first.get('key')}: "
+        what += str(first.get("reason"))
         return Part(
             "MongoDB", False, what + jobs, "mend the row or the mapping; see docs/operations.md, Parked rows"
         )

@@ -47,7 +47,7 @@ class Token:
 
 @dataclass(slots=True)
 class Standing:
-    """What is missing. Empty `missing` means complete. parked and held will not mend themselves."""
+    """What is missing. Empty `missing` means complete."""
 
     missing: list[str] = field(default_factory=list)
     parked: int = 0
@@ -69,7 +69,7 @@ def read_ledger(transactions: Transactions) -> Ledger:
 
 
 def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
-    """Whether the ledger, read after these ends, which were read after the slot had confirmed lsn, is complete. Pure."""
+    """Whether the ledger is complete: read after these ends, which were read after the slot confirmed lsn. Pure."""
     standing = Standing(parked=found.parked)
     for partition, end in ends.items():
         position = found.positions.get(partition)
@@ -115,7 +115,7 @@ class Completeness:
             slot = slots.slot_facts(self.session, self.slot)
             if slot is None or slot.wal_status == "lost":
                 raise SlotLost(
-                    f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: the pipeline can't be complete any more",
+                    f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: this can't be complete any more",
                     remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
                 )
             if slot.confirmed < lsn:
@@ -132,7 +132,7 @@ class Completeness:
     def wait(
         self, lsn: Lsn, timeout_s: float | None, tell: Callable[[Standing], None] = lambda _: None
     ) -> Token:
-        """Return when complete as of lsn. Raises NotComplete after timeout_s, or as soon as only parked rows are missing."""
+        """Return when complete as of lsn. Raises NotComplete after timeout_s, or when only parked rows are missing."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
         pause = 0.02
         while True:

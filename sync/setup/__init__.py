@@ -1,1 +1,1 @@
-"""Everything that the pipeline needs, made once and again without harm: publication, slot, topics, connector, collections."""
+"""All that the pipeline needs, made once and again without harm: publication, slot, topics, connector, collections."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from connectors.debezium import config
 from connectors.debezium.connect import PLUGIN, Connect

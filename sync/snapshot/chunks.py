@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bson import Int64
 
@@ -59,5 +60,5 @@ def cut(collection: str, boundaries: Sequence[tuple[str, ...]], rows: int, every
     ends: list[tuple[str, ...] | None] = [None, *boundaries, None]
     return [
         Chunk(collection, n, KeyRange(low, high), min(every, max(rows - n * every, 0)), done=False, tries=0)
-        for n, (low, high) in enumerate(zip(ends[:-1], ends[1:], strict=True))
+        for n, (low, high) in enumerate(pairwise(ends))
     ]

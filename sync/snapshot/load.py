@@ -1,5 +1,6 @@
-"""The loader: holds its tables, reads under one snapshot with several workers, writes chunks, lets go (docs/write-rule.md,
-clauses 5 and 6). Kill it anywhere: the next run takes the hold over and starts the unfinished chunks again."""
+"""The loader: holds its tables, reads under one snapshot with several workers, writes chunks, lets go
+(docs/write-rule.md, clauses 5 and 6). Kill it anywhere: the next run takes the hold over and starts the unfinished
+chunks again."""
 
 from __future__ import annotations
 
@@ -176,7 +177,7 @@ class Loader:
             transactions.close()
 
     def _snapshot(self) -> ExportedSnapshot:
-        """The slot's own while nothing was loaded under another; else a later one that shows all the slot won't send."""
+        """The slot's own while nothing was loaded under another; else a later one that shows all it won't send."""
         with mongo.translated():
             begun = self.db[ledger.CHUNKS].count_documents({}, limit=1) > 0
         if self._slot_snapshot is not None and not begun:

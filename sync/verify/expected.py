@@ -88,7 +88,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Children:
-    """The elements of one array. parent_key: the parent's key as the child has it. held_in: its columns there."""
+    """The elements of one array. parent_key: the parent's key as children have it. held_in: its columns."""
 
     array: str
     rows: _Rows
@@ -143,7 +143,7 @@ class Reading:
             yield children.statement(_listed(self.table.key, keys))
 
     def version_statements(self, keys: Sequence[Key]) -> Iterator[Composed]:
-        """For the rows with these keys and for each array the statement that reads key and version, unfiltered."""
+        """For the rows with these keys, and for each array: what reads key and version, unfiltered."""
         yield self.these_keys(keys, filtered=False)
         for children in self.children:
             yield children.versions(_listed(self.table.key, keys))
@@ -326,7 +326,7 @@ def _key_form(column: Column, key: Column, table: Table) -> Composable:
 
 
 def _comparable(column: Column, key: Column, table: Table) -> Composable:
-    """A column as it can be looked up by values of the type of `key`: bare, so that an index serves, where it may."""
+    """A column as it is looked up by values of the type of `key`: bare where it can be, for its index."""
     alike = column.form is key.form or (column.form.native and key.form.native)
     return Identifier(table.parts[1], column.name) if alike else _key_form(column, key, table)
 

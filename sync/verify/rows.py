@@ -64,11 +64,11 @@ def present(session: Session, reading: Reading, keys: Collection[Key], *, filter
 
 
 def versions(session: Session, reading: Reading, keys: Collection[Key]) -> dict[Key, list[str]]:
-    """The versions of the rows with these keys and of all their children, whether they pass a filter or not."""
+    """The versions of the rows with these keys and of their children, whether they pass a filter or not."""
     found: dict[Key, list[str]] = {}
     with translated():
         for statement in reading.version_statements(list(keys)) if keys else ():
-            for row in sorted(_rows(session, statement)):
+            for row in sorted(_rows(session, statement), key=lambda row: str(row[-1])):
                 found.setdefault(reading.key(row), []).append(row[-1])
     return found
 

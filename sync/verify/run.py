@@ -216,8 +216,8 @@ class _Walk:
     def _settle(self) -> None:
         """Look again until every doubt is settled, or confirmed.
 
-        Confirmed: the same differences in two rounds, in each of which the row stayed as it was. One round might
-        have met the document of a child that came and went meanwhile, which leaves no trace in PostgreSQL.
+        Confirmed: the same differences in two rounds, in each of which the row stayed as it was. One round
+        might have met the document of a child that came and went meanwhile: PostgreSQL keeps no trace of it.
         """
         pause_s = 0.05
         suspects: dict[At, list[Difference]] = {}

@@ -57,7 +57,7 @@ def test_it_agrees_after_20000_changes_with_the_loader_killed_once_and_consumers
         with tandem.started("snapshot") as loader:
             until(
                 lambda: (
-                    3 <= sum(1 for c in documents(own, "_tandem_chunks") if c["done"]) or not loader.alive
+                    sum(1 for c in documents(own, "_tandem_chunks") if c["done"]) >= 3 or not loader.alive
                 ),
                 within=60,
             )
