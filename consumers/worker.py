@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -15,7 +16,16 @@ from bson import Int64
 from bson.binary import Binary
 
 from connectors.debezium.envelope import decode
-from connectors.errors import Broken, Contended, Moved, SourceReplaced, Unappliable, Unavailable, UniqueTaken
+from connectors.errors import (
+    Broken,
+    Contended,
+    Moved,
+    SourceReplaced,
+    SyncError,
+    Unappliable,
+    Unavailable,
+    UniqueTaken,
+)
 from connectors.events import ChangeEvent, Operation, Record
 from connectors.mongo import ledger
 from connectors.mongo.transaction import Transaction, Transactions
@@ -145,13 +155,15 @@ class Worker:
         batch = self._cut()
         self._consume(batch)
         self._backlog = self._backlog[len(batch.records) :]
+        self._tell(now=False)
         return True
 
     def close(self) -> None:
         """Leave in order: nothing is in flight between two steps."""
-        self._tell(now=True)
-        ledger.forget_worker(self.transactions.db, self.name)
-        self.transactions.close()
+        with suppress(SyncError):  # whatever ended this is told; this is only courtesy
+            self._tell(now=True)
+            ledger.forget_worker(self.transactions.db, self.name)
+            self.transactions.close()
 
     # -- positions -----------------------------------------------------------------------------------------------
     def _forget(self) -> None:
@@ -205,6 +217,7 @@ class Worker:
             known = {p: at for p, at in self.at.items() if at is not None}
             if known and self.stream.generation == self._generation:
                 self.stream.tell(known)
+                ledger.seen(self.transactions.db, self.name)
 
     # -- a batch -------------------------------------------------------------------------------------------------
     def _cut(self) -> Batch:

@@ -34,6 +34,8 @@ from sync.verify.report import VerifyReport
 from sync.verify.run import verify as run_verify
 
 Log = Callable[..., None]
+#: so many builds in a row that meet duplicates are no swap in passing
+_REFUSED_OFTEN = 10
 
 
 def now_us() -> int:
@@ -128,13 +130,14 @@ class Consumers:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._unique: list[tuple[str, spec.Index]] = []
         self._until: Lsn | None = None
+        self._refused = 0
 
     def run(self, stop: Callable[[], bool]) -> Tally:
         """Work until stopped, or caught up with what was committed when this began. Raises named errors."""
         settings = self.settings
         with ExitStack() as stack:
-            session = stack.enter_context(connect(settings.source, name="tandem consumer"))
-            plan = load_plan(settings, session)
+            with connect(settings.source, name="tandem consumer") as session:
+                plan = load_plan(settings, session)
             db = mongo.connect(settings.target, name="tandem consumer")
             stack.callback(db.client.close)
             admin = stack.enter_context(Admin(settings.kafka))
@@ -143,7 +146,7 @@ class Consumers:
                 raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
             rows = CurrentRows(settings.source)
             stack.callback(rows.close)
-            complete = Completeness(session, db, admin, settings.source.slot)
+            complete = Completeness(settings.source, db, admin)
             stack.callback(complete.close)
             stream = GroupConsumer(settings.kafka, topics, self.name)
             stack.callback(stream.close)
@@ -171,9 +174,11 @@ class Consumers:
         """Build unique indexes of what has caught up; say whether all is done that was asked for."""
         if self._unique:
             ready = _caught_up(db, admin, plan)
-            self._unique = [w for w in self._unique if w[0] not in ready] + target.build_unique(
-                db, [w for w in self._unique if w[0] in ready], self.log
-            )
+            left = target.build_unique(db, [w for w in self._unique if w[0] in ready], self.log)
+            self._refused = self._refused + 1 if left else 0
+            if self._refused == _REFUSED_OFTEN:
+                self.log(f"unique indexes meet duplicates again and again: {_named(left)}")
+            self._unique = [w for w in self._unique if w[0] not in ready] + left
         if self._until is None:
             return False
         standing = complete.look(self._until)
@@ -187,7 +192,17 @@ class Consumers:
                 f"caught up, but {standing.parked} rows are parked",
                 remedy="see `tandem status` for the reason; mend the rows",
             )
+        if standing.token is not None and self._unique and self._refused >= _REFUSED_OFTEN:
+            raise NotComplete(
+                f"caught up, but unique indexes cannot be built: {_named(self._unique)} meet duplicates",
+                remedy="PostgreSQL takes several NULLs in a unique column, MongoDB one: give the index a `partial`"
+                " filter; or mend the duplicates",
+            )
         return standing.token is not None and not self._unique
+
+
+def _named(indexes: Sequence[tuple[str, spec.Index]]) -> str:
+    return ", ".join(f"{name}.{index.wire_name}" for name, index in indexes)
 
 
 def _caught_up(db: Database, admin: Admin, plan: Plan) -> set[str]:
@@ -211,10 +226,9 @@ def wait_for(
 
 
 def _completeness(settings: Settings, stack: ExitStack) -> Completeness:
-    session = stack.enter_context(connect(settings.source, name="tandem wait-for"))
     db = mongo.connect(settings.target, name="tandem wait-for")
     stack.callback(db.client.close)
-    complete = Completeness(session, db, stack.enter_context(Admin(settings.kafka)), settings.source.slot)
+    complete = Completeness(settings.source, db, stack.enter_context(Admin(settings.kafka)))
     stack.callback(complete.close)
     return complete
 

@@ -20,6 +20,7 @@ from pymongo.errors import (
     InvalidURI,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
@@ -97,6 +98,8 @@ def translate(error: Exception) -> SyncError:
     else:
         code, message = getattr(error, "code", None), str(error)
     message = message.split(", full error:")[0]
+    if isinstance(error, ServerSelectionTimeoutError):  # labelled transient too, in a transaction
+        return _gone(message)
     if isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError"):
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
     if isinstance(error, DocumentTooLarge | InvalidDocument | OverflowError) or code in (
@@ -131,12 +134,16 @@ def translate(error: Exception) -> SyncError:
     if isinstance(error, AutoReconnect) or (
         isinstance(error, OperationFailure) and code in (91, 189, 10107, 11600, 11602, 13435)
     ):
-        return ServerGone(
-            f"MongoDB cannot be reached: {message.split(', Timeout:')[0]}",
-            remedy="start the server, or correct host and port in MONGODB_URI",
-        )
+        return _gone(message)
     if isinstance(error, PyMongoError) and not isinstance(error, OperationFailure):
         return ServerGone(
             f"MongoDB: {type(error).__name__}: {message}", remedy="see the message; a retry may help"
         )
     return TargetNotReady(f"MongoDB: {message}", remedy="see the message", mongo_code=code)
+
+
+def _gone(message: str) -> ServerGone:
+    return ServerGone(
+        f"MongoDB cannot be reached: {message.split(', Timeout:')[0]}",
+        remedy="start the server, or correct host and port in MONGODB_URI",
+    )

@@ -120,6 +120,21 @@ def register_worker(
         )
 
 
+def seen(db: Database, worker: str) -> None:
+    """A worker says that it is alive."""
+    with translated():
+        db[WORKERS].update_one({"_id": worker}, {"$currentDate": {"seen": True}})
+
+
+def workers(db: Database, within_s: float) -> tuple[list[Document], list[Document]]:
+    """Registered workers: those heard of within this time, and the silent ones. The clock is MongoDB's."""
+    with translated():
+        now = db.client.admin.command("hello")["localTime"]
+        found = list(db[WORKERS].find({}))
+    alive = [w for w in found if int(now) - int(w["seen"]) < within_s * 1_000]
+    return alive, [w for w in found if w not in alive]
+
+
 def forget_worker(db: Database, worker: str) -> None:
     """A worker has ended in order."""
     with translated():

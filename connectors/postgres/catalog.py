@@ -30,6 +30,7 @@ class Table:
     """One table. key: its primary key's columns, in the key's order; empty where there is none.
 
     kind: pg_class.relkind. replica_identity: pg_class.relreplident. persistence: pg_class.relpersistence.
+    has_children: other tables inherit from it.
     rows: the planner's estimate, -1 where it has none.
     """
 
@@ -39,6 +40,7 @@ class Table:
     key: tuple[str, ...]
     replica_identity: str
     persistence: str
+    has_children: bool
     rows: int
 
     @property
@@ -58,7 +60,7 @@ class Table:
 
 _TABLES = """
 SELECT n.nspname || '.' || c.relname, c.oid, c.relkind::text, c.relreplident::text, c.relpersistence::text,
-       c.reltuples::bigint,
+       c.relhassubclass AND c.relkind = 'r', c.reltuples::bigint,
        coalesce((SELECT array_agg(a.attname::text ORDER BY k.ord)
                  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, ord)
                  JOIN pg_attribute a ON a.attnum = k.num
@@ -95,12 +97,19 @@ ORDER BY a.attnum
 def tables(session: Session, names: Sequence[str]) -> dict[str, Table]:
     """The named tables that exist, by name (`schema.table`)."""
     found = {}
-    for name, oid, kind, identity, persistence, rows, key in session.execute(
+    for name, oid, kind, identity, persistence, has_children, rows, key in session.execute(
         _TABLES, [list(names)]
     ).fetchall():
         columns = session.execute(_COLUMNS, [oid, oid]).fetchall()
         found[name] = Table(
-            name, kind, tuple(Column(*column) for column in columns), tuple(key), identity, persistence, rows
+            name,
+            kind,
+            tuple(Column(*column) for column in columns),
+            tuple(key),
+            identity,
+            persistence,
+            has_children,
+            rows,
         )
     return found
 

@@ -41,15 +41,15 @@ def key_of_document(use: RowPlan, document: Mapping[str, Any]) -> Key:
     return (number,)
 
 
-def unique_fields(indexes: Iterable[Index]) -> list[tuple[str, ...]]:
-    """The fields of each unique index over fields of the document itself."""
-    return [tuple(i.keys) for i in indexes if i.unique and not any("." in name for name in i.keys)]
+def unique_indexes(indexes: Iterable[Index]) -> list[Index]:
+    """Those that are unique, over fields of the document itself."""
+    return [i for i in indexes if i.unique and not any("." in name for name in i.keys)]
 
 
 def tied(
     tx: Transaction,
     use: RowPlan,
-    indexes: Iterable[tuple[str, ...]],
+    indexes: Iterable[Index],
     documents: Mapping[ObjectId, Document],
     keys: Mapping[ObjectId, Key],
 ) -> dict[ObjectId, Key]:
@@ -59,10 +59,13 @@ def tied(
     value that one of them holds in MongoDB is let go before anything is written.
     """
     found: dict[ObjectId, Key] = {}
-    for fields in indexes:
+    for index in indexes:
+        fields = tuple(index.keys)
         wanted: dict[tuple[Any, ...], list[ObjectId]] = {}
         for _id, document in documents.items():
-            wanted.setdefault(_values(document, fields), []).append(_id)
+            values = _values(document, fields)
+            if index.partial is None or None not in values:  # a partial index is there to leave out nulls
+                wanted.setdefault(values, []).append(_id)
         for ids in wanted.values():
             if len(ids) > 1:
                 found.update({_id: keys[_id] for _id in ids})

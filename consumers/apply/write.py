@@ -15,10 +15,11 @@ from connectors.mongo.transaction import Transaction, Write, anchor, write
 from connectors.positions import Lsn
 from connectors.postgres.rows import Row, Selected, TableRead
 from consumers.apply.decide import Gone, Put, Read, RowOp
-from consumers.apply.untangle import MOST, parked_id, tied, unique_fields
+from consumers.apply.untangle import MOST, parked_id, tied, unique_indexes
 from consumers.contracts import Rows
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan, TablePlan
+from consumers.mapping.spec import Index
 
 TableOps = Mapping[str, Mapping[Key, RowOp]]
 #: a staged row's fields: p: its parent's `_id`, d: the element, o: sort values, l: LSN
@@ -221,8 +222,8 @@ class RowWriter:
         tx.bulk(use.collection, writes)
 
     # -- unique values -----------------------------------------------------------------------------------------
-    def _unique(self, use: RowPlan) -> list[tuple[str, ...]]:
-        return unique_fields(self.plan.declared.collections[use.collection].indexes)
+    def _unique(self, use: RowPlan) -> list[Index]:
+        return unique_indexes(self.plan.declared.collections[use.collection].indexes)
 
     def _untangle(self, tx: Transaction, use: RowPlan, ops: dict[str, dict[Key, RowOp]], now: int) -> int:
         """Make every row of the batch that is tied to another by a unique value a row read now, and that other too,

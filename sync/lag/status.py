@@ -18,6 +18,8 @@ from consumers.mapping import spec
 from sync.lag.token import read_ledger
 from sync.settings import Settings
 
+_SILENT_AFTER_S = 20.0
+
 
 @dataclass(slots=True)
 class Part:
@@ -31,7 +33,7 @@ class Part:
 
 @dataclass(slots=True)
 class CollectionStanding:
-    """One collection. behind: Kafka records not yet applied, None where unknown. phase: unloaded, loading, streaming."""
+    """One collection. behind: records not yet applied, None where unknown. phase: unloaded, loading, streaming."""
 
     name: str
     table: str
@@ -199,9 +201,9 @@ def _kafka(
 
 
 def _consumers(db: Database) -> Part:
-    with mongo.translated():
-        workers = list(db[ledger.WORKERS].find({}))
-    assigned = sum(len(w["partitions"]) for w in workers)
-    if not workers:
-        return Part("consumers", False, "none is registered", "start `tandem run`")
-    return Part("consumers", True, f"{len(workers)} registered, with {assigned} partitions")
+    alive, silent = ledger.workers(db, _SILENT_AFTER_S)
+    assigned = sum(len(w["partitions"]) for w in alive)
+    gone = f"; {len(silent)} silent for more than {_SILENT_AFTER_S:.0f} s" if silent else ""
+    if not alive:
+        return Part("consumers", False, f"none runs{gone}", "start `tandem run`")
+    return Part("consumers", True, f"{len(alive)} run, with {assigned} partitions{gone}")

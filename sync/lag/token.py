@@ -20,7 +20,8 @@ from connectors.mongo.ledger import Position
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition
 from connectors.postgres import slots
-from connectors.postgres.client import Session, translated
+from connectors.postgres.client import Session, connect, translated
+from connectors.settings import SourceEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,24 @@ def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
 class Completeness:
     """Asks the three servers in the order that makes the answer rigorous. Holds a session of each."""
 
-    def __init__(self, session: Session, db: Database, admin: Admin, slot: str) -> None:
-        self.session, self.db, self.admin, self.slot = session, db, admin, slot
+    def __init__(self, source: SourceEndpoint, db: Database, admin: Admin) -> None:
+        self.source, self.db, self.admin, self.slot = source, db, admin, source.slot
+        self._open: Session | None = None
         self.transactions = Transactions(db)
         self._asked: Lsn | None = None
 
     def close(self) -> None:
         """Close what this made itself."""
         self.transactions.close()
+        if self._open is not None:
+            self._open.close()
+
+    @property
+    def session(self) -> Session:
+        """A session of PostgreSQL; a new one where the last was lost. Raises ServerGone."""
+        if self._open is None or self._open.closed or self._open.broken:
+            self._open = connect(self.source, name="tandem wait-for")
+        return self._open
 
     def now(self) -> Lsn:
         """The LSN below which everything is that is committed by now."""

@@ -63,6 +63,16 @@ def judge_tables(tables: Mapping[str, Table], collections: Mapping[str, Sequence
         elif table.replica_identity == "n":
             wrong.append(f"{where} has REPLICA IDENTITY NOTHING: its updates and deletes would be refused")
             remedies.append(f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT")
+        elif table.replica_identity == "i":
+            wrong.append(
+                f"{where} has REPLICA IDENTITY USING INDEX: its deletes would not carry the primary key"
+            )
+            remedies.append(f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT")
+        if table.has_children:
+            wrong.append(
+                f"{where} has tables that inherit from it: its rows and theirs come in different streams"
+            )
+            remedies.append("map the inheriting tables, each to a collection of its own")
     if wrong:
         raise TableUnfit(
             "tables cannot be replicated as they are: " + "; ".join(wrong), remedy="; ".join(remedies)

@@ -270,7 +270,10 @@ def change_members(change: Callable[[list[Doc]], list[Doc]]) -> Callable[[Databa
 
 
 def insert(collection: str, id_: Any, **fields: Any) -> Callable[[Database[Doc]], None]:
-    return lambda documents: documents[collection].insert_one({"_id": id_, **fields}) and None
+    def fault(documents: Database[Doc]) -> None:
+        documents[collection].insert_one({"_id": id_, **fields})
+
+    return fault
 
 
 FAULTS: dict[str, tuple[Callable[[Database[Doc]], Any], tuple[str, str, str | None]]] = {
