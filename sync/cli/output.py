@@ -16,8 +16,10 @@ from sync.lag.status import StatusReport
 from sync.lag.token import Token
 from sync.snapshot.load import LoadReport
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+#: columns where there is no terminal to ask
+_WIDTH = 120
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDTH)
 
 
 def log(message: str, **facts: object) -> None:
