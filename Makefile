@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check down clean lock
+.PHONY: help install demo test check bench down clean lock
 bin := .venv/bin
 
 help: ## show this
@@ -23,6 +23,9 @@ check: install ## format, lint, types, import rules, and the tests that need no 
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/pytest tests/unit tests/architecture
+
+bench: install ## ratios: snapshot against insert_many, stream against blind bulk writes; minutes
+	@$(bin)/python -m tests.benchmarks.main_job $(ARGS)
 
 down: ## end the embedded stack; its data stays
 	@if [ -x $(bin)/tandem ]; then $(bin)/tandem dev down; fi

@@ -64,6 +64,8 @@ class Tally:
     untangled: int = 0
     moved: int = 0
     last_commit_ms: int = 0
+    #: seconds spent on batches, from the records polled to the transaction committed
+    busy_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -152,8 +154,10 @@ class Worker:
             self._skip_markers()
             self._tell(now=False)
             return self._jobs()
+        started = time.monotonic()
         batch = self._cut()
         self._consume(batch)
+        self.tally.busy_s += time.monotonic() - started
         self._backlog = self._backlog[len(batch.records) :]
         self._tell(now=False)
         return True

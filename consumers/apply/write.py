@@ -3,7 +3,7 @@ clauses 3, 4, 6, 7 and 9). Whoever calls has written the positions first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from consumers.mapping.spec import Index
 TableOps = Mapping[str, Mapping[Key, RowOp]]
 #: a staged row's fields: p: its parent's `_id`, d: the element, o: sort values, l: LSN
 _STAGED = {"p": 1, "d": 1, "o": 1}
+_SLICE = 100
 
 
 @dataclass(slots=True)
@@ -156,7 +157,7 @@ class RowWriter:
         self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays
     ) -> None:
         ids = [row_key(key) for key in of]
-        parents = {d["_id"]: d["p"] for d in tx.find(use.staging, {"_id": {"$in": ids}}, {"p": 1})}
+        parents = {d["_id"]: d["p"] for d in by_ids(tx, use.staging, ids, {"p": 1})}
         writes: list[Write] = []
         for _id, op in zip(ids, of.values(), strict=True):
             arrays.changed(use, parents.get(_id))
@@ -197,7 +198,7 @@ class RowWriter:
         there: dict[ObjectId, Document] = {}
         if embeds or remove:
             shown = None if remove else {"_id": 1}
-            there = {d["_id"]: d for d in tx.find(use.collection, {"_id": {"$in": list(ids)}}, shown)}
+            there = {d["_id"]: d for d in by_ids(tx, use.collection, list(ids), shown)}
         writes: list[Write] = [write("delete", _id) for _id in there] if remove else []
         for _id, op in ids.items():
             if not isinstance(op, Put) or not use.inside(op.natives, now):
@@ -318,9 +319,17 @@ class _Arrays:
     def _those_there(self, collection: str, parents: Iterable[ObjectId]) -> list[ObjectId]:
         unknown = [p for p in parents if (collection, p) not in self._exists]
         if unknown:
-            found = {d["_id"] for d in self._tx.find(collection, {"_id": {"$in": unknown}}, {"_id": 1})}
+            found = {d["_id"] for d in by_ids(self._tx, collection, unknown, {"_id": 1})}
             self._exists.update({(collection, p): p in found for p in unknown})
         return [p for p in parents if self._exists[collection, p]]
+
+
+def by_ids(
+    tx: Transaction, collection: str, ids: Sequence[Any], fields: Mapping[str, Any] | None
+) -> Iterator[Document]:
+    """The documents with these `_id`s that there are. Asked for in slices: some servers take long lists slowly."""
+    for start in range(0, len(ids), _SLICE):
+        yield from tx.find(collection, {"_id": {"$in": list(ids[start : start + _SLICE])}}, fields)
 
 
 def arrays_from_staging(
@@ -329,8 +338,10 @@ def arrays_from_staging(
     """The array of each of these parents that has any rows, from what is staged, in its order."""
     rows: dict[ObjectId, list[Document]] = {}
     if parents:
-        for staged in tx.find(use.staging, {"p": {"$in": list(parents)}}, _STAGED):
-            rows.setdefault(staged["p"], []).append(staged)
+        for start in range(0, len(parents), _SLICE):
+            wanted = {"p": {"$in": list(parents[start : start + _SLICE])}}
+            for staged in tx.find(use.staging, wanted, _STAGED):
+                rows.setdefault(staged["p"], []).append(staged)
     return {
         parent: [row["d"] for row in sorted(of, key=lambda row: sort_key(row["o"]))]
         for parent, of in rows.items()
