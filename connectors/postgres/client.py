@@ -27,6 +27,19 @@ def parameters(source: SourceEndpoint) -> dict[str, Any]:
         ) from None
 
 
+def effective(source: SourceEndpoint, session: Session) -> dict[str, Any]:
+    """The parameters that a session was opened with, those from libpq's own places (PGPASSWORD, ~/.pgpass) included."""
+    info = session.info
+    return {
+        **parameters(source),
+        "host": info.host,
+        "port": info.port,
+        "user": info.user,
+        "dbname": info.dbname,
+        "password": info.password,
+    }
+
+
 def where(source: SourceEndpoint) -> str:
     """host:port/dbname for messages: no user, no password."""
     known = parameters(source)

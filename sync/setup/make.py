@@ -23,7 +23,7 @@ from connectors.mongo import ledger, schema
 from connectors.mongo.client import Database
 from connectors.positions import Partition
 from connectors.postgres import catalog, slots
-from connectors.postgres.client import Session, connect, parameters, translated
+from connectors.postgres.client import Session, connect, effective, translated
 from connectors.postgres.slots import ExportedSnapshot
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan, not_carried
@@ -99,7 +99,7 @@ class Setup:
             db = mongo.connect(settings.target, name="tandem setup")
             try:
                 with Connect(settings.connect) as rest, Admin(settings.kafka) as admin:
-                    wanted = self._wanted_connector(plan)
+                    wanted = self._wanted_connector(plan, session)
                     _check_connect(rest, wanted)
                     self._make(session, facts, slot, plan, db, rest, admin, wanted)
             finally:
@@ -235,14 +235,14 @@ class Setup:
         self._made(f"slot {name} at {self.report.slot_snapshot.lsn}")
 
     # -- the connector -------------------------------------------------------------------------------------------
-    def _wanted_connector(self, plan: Plan) -> dict[str, str]:
+    def _wanted_connector(self, plan: Plan, session: Session) -> dict[str, str]:
         left_out = [f"{n}.{c}" for n, t in plan.tables.items() for c in not_carried(t.table)]
         settings = self.settings
         return config.wanted(
             settings.source,
             settings.kafka,
             settings.connect,
-            parameters(settings.source),
+            effective(settings.source, session),
             plan.declared.tables,
             left_out,
         )
