@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from bson import Int64
+from bson import DatetimeMS, Int64
 
 from connectors.errors import Moved
 from connectors.mongo.client import Database, Document, translated
@@ -129,10 +130,15 @@ def seen(db: Database, worker: str) -> None:
 def workers(db: Database, within_s: float) -> tuple[list[Document], list[Document]]:
     """Registered workers: those heard of within this time, and the silent ones. The clock is MongoDB's."""
     with translated():
-        now = db.client.admin.command("hello")["localTime"]
+        now = db.command("hello")["localTime"]
         found = list(db[WORKERS].find({}))
-    alive = [w for w in found if int(now) - int(w["seen"]) < within_s * 1_000]
+    alive = [w for w in found if _ms(now) - _ms(w["seen"]) < within_s * 1_000]
     return alive, [w for w in found if w not in alive]
+
+
+def _ms(moment: datetime | DatetimeMS) -> int:
+    """Answers of commands come as datetime, documents as DatetimeMS."""
+    return int(moment if isinstance(moment, DatetimeMS) else DatetimeMS(moment))
 
 
 def forget_worker(db: Database, worker: str) -> None:
