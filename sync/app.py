@@ -43,10 +43,10 @@ def now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def setup(settings: Settings, log: Log) -> SetupReport:
-    """Make what the pipeline needs; the slot's snapshot is let go."""
+def setup(settings: Settings, log: Log, *, keep_snapshot: bool = False) -> SetupReport:
+    """Make what the pipeline needs. The slot's snapshot is let go, or handed to the caller, who closes it."""
     report = Setup(settings, log).run()
-    if report.slot_snapshot is not None:
+    if report.slot_snapshot is not None and not keep_snapshot:
         report.slot_snapshot.session.close()
     return report
 
@@ -62,17 +62,19 @@ def snapshot(
     *,
     replace_existing: bool = False,
     watch: Callable[[LoadReport], None] | None = None,
+    prepared: SetupReport | None = None,
 ) -> LoadReport:
     """Load what is not loaded. A pipeline that is not set up is set up first, and its slot's snapshot is read.
 
-    watch: called twice a second with the report as it is.
+    watch: called twice a second with the report as it is. prepared: of a set-up just made in this process,
+    with the slot's snapshot in it.
     """
     with ExitStack() as stack:
-        slot_snapshot = None
-        if not _is_set_up(settings):
-            slot_snapshot = Setup(settings, log).run().slot_snapshot
-            if slot_snapshot is not None:
-                stack.enter_context(slot_snapshot)
+        if prepared is None and not _is_set_up(settings):
+            prepared = setup(settings, log, keep_snapshot=True)
+        slot_snapshot = prepared.slot_snapshot if prepared else None
+        if slot_snapshot is not None:
+            stack.enter_context(slot_snapshot)
         with connect(settings.source, name="tandem snapshot") as session:
             plan = load_plan(settings, session)
         loader = Loader(

@@ -38,7 +38,7 @@ def demo(
 ) -> None:
     """The ACP case from nothing to verified, with live writes, on the embedded stack. Exit 0 only if all agree."""
     stack = Stack(home)
-    was_up = stack.status().ok
+    was_up = stack.status().up
     try:
         with shown() as progress:
             stack.up(progress)

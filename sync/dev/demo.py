@@ -89,9 +89,11 @@ class Demo:
         with Writer(settings.source, seed=self.seed, rate=self.rate) as writer:
             self.tell(f"writing to PostgreSQL from now on, seed {self.seed}")
             started = time.monotonic()
-            with self._phase("snapshot"):
-                self.report.loaded = app.snapshot(settings, self._log)
+            with self._phase("setup"):
+                prepared = app.setup(settings, self._log, keep_snapshot=True)
             with self._consumers(environ):
+                with self._phase("snapshot"):
+                    self.report.loaded = app.snapshot(settings, self._log, prepared=prepared)
                 with self._phase("stream"):
                     self._until_written(writer, settings)
                 self.report.written = writer.stop()
