@@ -39,6 +39,7 @@ from consumers.mapping.plan import Key, Plan, RowPlan
 
 #: how long the parked copy of a record may be, bytes
 _PARKED_BYTES = 64_000
+_TELL_EVERY_S = 5.0
 #: after a batch that met a unique value of another row, so many are written the careful way at once
 _CAREFUL_BATCHES = 8
 #: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
@@ -110,7 +111,7 @@ class Worker:
         self._generation = -1
         self._backlog: list[Record] = []
         self._looked_at_holds = 0.0
-        self._told = 0.0
+        self._told, self._told_events = time.monotonic(), 0
         self._seen: Snapshot | None = None
         self._careful = 0
 
@@ -216,8 +217,11 @@ class Worker:
 
     def _tell(self, *, now: bool) -> None:
         """Every few seconds, and at the end."""
-        if now or time.monotonic() - self._told > 5:
-            self._told = time.monotonic()
+        if now or time.monotonic() - self._told > _TELL_EVERY_S:
+            seconds, self._told = time.monotonic() - self._told, time.monotonic()
+            new, self._told_events = self.tally.events - self._told_events, self.tally.events
+            if new:
+                self.log(f"applied {self.tally.events:,} events, {new / seconds:,.0f}/s")
             known = {p: at for p, at in self.at.items() if at is not None}
             if known and self.stream.generation == self._generation:
                 self.stream.tell(known)

@@ -6,6 +6,8 @@ connector's transformation (see `config`), so that a truncate has a key too and 
 
 from __future__ import annotations
 
+import base64
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -16,6 +18,12 @@ from connectors.events import ChangeEvent, Operation, Record
 #: the one field of every key
 KEY_FIELD = "k"
 _OPERATIONS = {op.value: op for op in Operation}
+
+
+@lru_cache(maxsize=8)
+def stand_ins(placeholder: str) -> tuple[str, str]:
+    """What an event has for a TOASTed value that was not sent: a text and its like, and a bytea in base64."""
+    return placeholder, base64.b64encode(placeholder.encode()).decode()
 
 
 def decode(record: Record, placeholder: str) -> ChangeEvent:
@@ -44,7 +52,8 @@ def _event(record: Record, key: dict[str, Any], value: dict[str, Any], placehold
     unsent: frozenset[str] = frozenset()
     if operation in (Operation.CREATE, Operation.UPDATE, Operation.READ):
         row = value["after"]
-        missing = [name for name, sent in row.items() if sent == placeholder]
+        text, binary = stand_ins(placeholder)
+        missing = [name for name, sent in row.items() if sent in (text, binary)]
         if missing:
             unsent = frozenset(missing)
             row = {name: sent for name, sent in row.items() if name not in unsent}

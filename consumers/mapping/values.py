@@ -64,6 +64,7 @@ def _fail(what: str) -> MappingFailed:
 
 # -- numbers -----------------------------------------------------------------------------------------------------
 _FLOAT = struct.Struct("f")
+_LOWEST_EXPONENT = -6176  # of Decimal128 (IEEE 754-2008)
 _DECIMAL_WORDS = {"NAN": "NaN", "POSITIVE_INFINITY": "Infinity", "NEGATIVE_INFINITY": "-Infinity"}
 
 
@@ -84,6 +85,9 @@ def _decimal_from_event(value: Any) -> Decimal:
 
 def decimal_to_bson(value: Decimal) -> Decimal128:
     """A Decimal128 with the same digits and scale. Raises MappingFailed where it has no room for them."""
+    _, digits, exponent = value.as_tuple()
+    if isinstance(exponent, int) and exponent < _LOWEST_EXPONENT and len(digits) <= 34:
+        raise _fail("a numeric with a scale beyond that of Decimal128")
     try:
         return Decimal128(value)
     except DecimalException:
@@ -163,6 +167,8 @@ def _time_to_bson(value: int) -> str:
 
 # -- JSON --------------------------------------------------------------------------------------------------------
 def _json_int(text: str) -> int | Decimal128:
+    if len(text) > 20:  # longer than any int64; and int() has a limit of its own
+        return decimal_to_bson(Decimal(text))
     value = int(text)
     return value if value in _INT64 else decimal_to_bson(Decimal(text))
 
@@ -180,9 +186,31 @@ _parse_json = json.JSONDecoder(parse_int=_json_int, parse_float=_json_float).dec
 def json_to_bson(text: str) -> Any:
     """The value of a JSON text; numbers as docs/values.md has them. Raises MappingFailed."""
     try:
-        return _parse_json(text)
+        value = _parse_json(text)
     except (ValueError, RecursionError) as error:
         raise _fail(f"JSON that cannot be read: {error}") from None
+    if _ESCAPED_SURROGATE in text.lower():
+        _refuse_halves(value)
+    return value
+
+
+_ESCAPED_SURROGATE = "\\ud"  # PostgreSQL's json, not its jsonb, takes half of a pair
+
+
+def _refuse_halves(value: Any) -> None:
+    """Raise MappingFailed where a text holds half of a surrogate pair: no UTF-8 has it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _fail("JSON with half of a surrogate pair in a text") from None
+    elif isinstance(value, list):
+        for element in value:
+            _refuse_halves(element)
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _refuse_halves(name)
+            _refuse_halves(member)
 
 
 def _jsonb_from_row(value: bytes) -> str:

@@ -1,0 +1,983 @@
+"""Whole histories without servers: real workers and loaders between a PostgreSQL, a Kafka and a MongoDB in memory.
+
+A `World` is one history, made from one seed. Nothing runs at the same time as anything else: ahead of each operation
+on a store, `World.moment` may let PostgreSQL and Debezium go on, run another worker or loader for a while (the first
+one stands still meanwhile, for as long as a whole rebalance if need be), kill the one that runs, take the server
+away, lose a commit's answer, or move partitions. At the end everybody is left in peace; at rest the target is
+compared with what the source's rows say, computed here by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+import orjson
+from bson import Decimal128, ObjectId
+
+import consumers.worker as worker_module
+import sync.snapshot.load as load_module
+from connectors.errors import Moved, Refused, ServerGone, Unappliable, Unavailable, UniqueTaken
+from connectors.mongo import client, ledger
+from connectors.postgres.catalog import Column, Table
+from consumers.apply.decide import Read
+from consumers.apply.write import RowWriter
+from consumers.mapping import spec
+from consumers.mapping.plan import Plan, compile_plan
+from consumers.worker import Worker
+from sync.settings import Limits
+from tests.support.memory_mongo import Document, MemoryMongo, MemoryTransactions
+from tests.support.memory_postgres import (
+    Blocked,
+    Change,
+    Group,
+    Key,
+    MemoryPostgres,
+    MemoryRows,
+    MemorySnapshotReader,
+    MemoryStream,
+    RowValues,
+    Source,
+    SourceTransaction,
+    Topics,
+    Violated,
+)
+
+PLACEHOLDER = "__unsent_of_a_test"
+TEAMS, MEMBERS, FILES = "public.teams", "public.members", "public.files"
+NOW_US = 1_700_000_000_000_000
+#: no Decimal128 holds it: a row with it cannot be mapped
+BAD = Decimal("1." + "1" * 40)
+
+MAPPING = """
+version: 1
+collections:
+  teams:
+    from: public.teams
+    where: is_active
+    rename: {id: originalId}
+    embed:
+      members:
+        from: public.members
+        foreign_key: team_id
+        where: "status = 'active'"
+        rename: {id: memberId}
+        order_by: place
+    indexes: [{keys: {teamName: 1}, unique: true}]
+  memberships:
+    from: public.members
+    where: "status <> 'gone'"
+    rename: {id: memberId}
+    references: {teamId: {column: team_id, to: teams}}
+  files:
+    from: public.files
+    rename: {id: fileId}
+    references: {teamId: {column: team_id, to: teams}}
+    indexes: [{keys: {folder: 1, name: 1}, unique: true}]
+"""
+
+
+def table(relation: str, /, **columns: str) -> Table:
+    """A table whose first column is its key."""
+    first = next(iter(columns))
+    return Table(
+        name=relation,
+        kind="r",
+        columns=tuple(Column(c, kind, c == first, False, kind) for c, kind in columns.items()),
+        key=(first,),
+        replica_identity="d",
+        persistence="p",
+        has_children=False,
+        rows=-1,
+    )
+
+
+SOURCES = {
+    TEAMS: Source(
+        table(TEAMS, id="bigint", team_name="text", description="text", is_active="boolean", score="numeric"),
+        unique=(("team_name",),),
+        toasted=frozenset({"description"}),
+    ),
+    MEMBERS: Source(
+        table(
+            MEMBERS,
+            id="bigint",
+            team_id="bigint",
+            place="integer",
+            joined="timestamp with time zone",
+            note="text",
+            status="text",
+            weight="numeric",
+        ),
+        toasted=frozenset({"note"}),
+    ),
+    FILES: Source(
+        table(FILES, id="uuid", folder="text", name="text", team_id="bigint", body="text", meta="jsonb"),
+        unique=(("folder", "name"),),
+        toasted=frozenset({"body"}),
+    ),
+}
+#: the same, with a column that no event carries
+TAGGED = {
+    **SOURCES,
+    FILES: Source(
+        table(
+            FILES,
+            id="uuid",
+            folder="text",
+            name="text",
+            team_id="bigint",
+            body="text",
+            meta="jsonb",
+            tags="text[]",
+        ),
+        unique=(("folder", "name"),),
+        toasted=frozenset({"body"}),
+    ),
+}
+
+
+@cache
+def plan_of(tagged: bool) -> Plan:
+    """The mapping, compiled."""
+    sources = TAGGED if tagged else SOURCES
+    declared = spec.parse(MAPPING)
+    return compile_plan(declared, {n: s.table for n, s in sources.items()}, spec.Lines(MAPPING, "mapping"))
+
+
+class Failed(AssertionError):
+    """The history ends in a state that it should not."""
+
+
+class Crashed(BaseException):
+    """The process is gone: nothing of it runs any more, and nothing is put in order."""
+
+
+@dataclass(eq=False)
+class Actor:
+    """A process of ours. away: its next operation finds no server. spins: how often it has waited in a row."""
+
+    name: str
+    dead: bool = False
+    away: bool = False
+    spins: int = 0
+    calls: int = 0
+    budget: int = 0
+    worker: Worker | None = None
+    stream: MemoryStream | None = None
+
+
+#: what a history may have; each seed draws some of it
+FEATURES = (
+    "crash",
+    "gone",
+    "lost answer",
+    "rebalance",
+    "zombie",
+    "repeat",
+    "markers",
+    "swap",
+    "truncate",
+    "rekey",
+    "reinsert",
+    "delete",
+    "flip",
+    "bad",
+    "unique",
+    "load",
+    "tagged",
+    "leftovers",
+)
+#: rare meetings, made likely: the tables, what is on, what is off
+THEMES: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
+    ((TEAMS,), {"unique", "swap"}, {"load", "truncate"}),
+    ((TEAMS, MEMBERS), {"flip", "delete"}, {"load", "bad", "truncate"}),
+    ((MEMBERS,), {"truncate", "delete"}, {"bad"}),
+    ((TEAMS, FILES), {"truncate", "reinsert", "rekey"}, {"bad"}),
+    ((TEAMS, MEMBERS, FILES), {"load", "crash"}, {"bad"}),
+)
+
+
+@dataclass
+class World:
+    """One history. without: features that it may not have; only: those that it has to have."""
+
+    seed: int
+    without: frozenset[str] = frozenset()
+    only: frozenset[str] = frozenset()
+    trace: list[str] | None = None
+
+    rng: random.Random = field(init=False)
+    clock: float = field(default=1_000.0, init=False)
+    quiet: bool = field(default=False, init=False)
+    stack: list[Actor] = field(default_factory=list, init=False)
+    events: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        rng = self.rng = random.Random(self.seed)
+        self.features = {f for f in FEATURES if rng.random() < 0.5}
+        tables: tuple[str, ...] = rng.choice(
+            ((TEAMS, MEMBERS), (TEAMS, MEMBERS), (TEAMS,), (MEMBERS,), (FILES, TEAMS))
+        )
+        if rng.random() < 0.5:
+            tables, on, off = rng.choice(THEMES)
+            self.features = (self.features | on) - off
+        self.features = (self.features | self.only) - self.without
+        if "load" in self.features:
+            self.features.discard("unique")  # indexes are built after the load has caught up
+        self.tables = tables
+        self.width = rng.choice((1, 2, 2, 3))
+        self.busy = rng.choice((0.02, 0.08, 0.2, 0.4))
+        self.pauses = rng.choice((2, 6, 20))
+        self.plan = plan_of("tagged" in self.features)
+        sources = TAGGED if "tagged" in self.features else SOURCES
+        self.pg = MemoryPostgres(sources, first_tx=rng.choice((700, (1 << 32) - 5, (3 << 32) + 9)))
+        self.topics = Topics(sources, rng.choice((1, 2, 2, 3)), PLACEHOLDER)
+        self.group = Group(self.topics)
+        self.store = MemoryMongo(
+            before=self.moment,
+            clock=lambda: self.clock,
+            wait=lambda: self.sleep(0.05),
+            lifetime_s=rng.choice((2.0, 8.0)),
+        )
+        self.store.fate = self._fate
+        self.rows = MemoryRows(self.pg, self.moment, lambda: self.sleep(0.1))
+        self.sent = self.confirmed = 0
+        self.actors: list[Actor] = []
+        self.serial = 0
+        self.sessions = [self._session() for _ in range(rng.choice((1, 2, 3)))]
+        self.slot_snapshot: Any = None
+        self.commits_by_hand = self.parked_ever = 0
+
+    # -- the whole ----------------------------------------------------------------------------------------------
+    def run(self) -> None:
+        """Play the history; raises Failed."""
+        with self._patched():
+            self._begin()
+            for _ in range(self.rng.choice((40, 80, 160))):
+                self.turn()
+            self._come_to_rest()
+            self._judge()
+
+    def _begin(self) -> None:
+        me = Actor("setup")
+        self.stack.append(me)
+        self.quiet = True
+        loaded = "load" in self.features
+        if loaded:
+            for name in self.tables:
+                for n in range(self.width):
+                    row = self._new_row(name, n)
+                    if not self._value_taken(self.pg.seen[name], name, row):
+                        self.pg.fill(name, row)
+            for _ in range(self.rng.randrange(30)):
+                self._source_step()
+            self.slot_snapshot = self.pg.create_slot()
+            self.sent = self.confirmed = len(self.pg.wal)
+            if "leftovers" in self.features:
+                self._leave_documents()
+        for name in self.pg.sources:
+            ledger.add_positions(self.store.db, name, "id", self.topics.of(name))  # type: ignore[arg-type]
+            if not loaded:
+                for partition in self.topics.of(name):
+                    position = self.store.collection(ledger.POSITIONS)[partition.id]
+                    self.store.plain_write(ledger.POSITIONS, partition.id, {**position, "holder": None})
+        if "unique" in self.features:
+            self._build_indexes()
+        self.quiet = False
+        self.stack.pop()
+        for _ in range(2):
+            self._new_worker()
+        self._rebalance()
+
+    def _leave_documents(self) -> None:
+        """Of an earlier pipeline."""
+        one = ObjectId()
+        self.store.plain_write("teams", one, {"teamName": "old", "_sync": {"at": 1, "lsn": 5}, "members": []})
+        self.store.plain_write("_tandem_rows_teams_members", "[77]", {"p": _id(TEAMS, 1), "o": [1], "l": 5, "d": {}})
+
+    def _build_indexes(self) -> None:
+        for name, collection in self.plan.declared.collections.items():
+            for index in collection.indexes:
+                if index.unique:
+                    self.store.build_unique(name, tuple(index.keys))
+
+    @contextmanager
+    def _patched(self) -> Iterator[None]:
+        time = SimpleNamespace(
+            monotonic=lambda: self.clock, sleep=self.sleep, time_ns=lambda: NOW_US * 1_000
+        )
+        threading = SimpleNamespace(
+            Thread=_Inline, Lock=load_module.threading.Lock, Event=load_module.threading.Event
+        )
+        slots = SimpleNamespace(
+            visible_now=lambda session: self.rows.visible_now(), export_snapshot=self._export
+        )
+        patches = {
+            "time": time,
+            "threading": threading,
+            "slots": slots,
+            "mongo": SimpleNamespace(connect=lambda *_, **__: self.store.db, translated=client.translated),
+            "Transactions": MemoryTransactions,
+            "SnapshotReader": self._reader,
+            "connect": lambda *_, **__: nullcontext(SimpleNamespace(execute=self._waits_for_standby)),
+            "translated": lambda *_: nullcontext(),
+        }
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(worker_module, "time", time))
+            for name, twin in patches.items():
+                stack.enter_context(patch.object(load_module, name, twin))
+            yield
+
+    # -- time and chance -----------------------------------------------------------------------------------------
+    def say(self, text: str) -> None:
+        """A line of the history."""
+        if self.trace is not None:
+            names = ">".join(a.name for a in self.stack)
+            self.trace.append(f"{self.clock:10.3f} {names:20s} {text}")
+
+    def moment(self, what: str) -> None:
+        """Ahead of an operation of whoever runs."""
+        self.clock += 0.001
+        actor = self.stack[-1]
+        self._alive(actor)
+        self.say(what)
+        if self.quiet:
+            return
+        if self.rng.random() < self.busy:
+            for _ in range(1 if self.rng.random() < 0.8 else self.rng.randrange(1, 3 * self.pauses)):
+                self.turn()
+            self._alive(actor)
+        if self.rng.random() < 0.004:
+            self._trouble(actor, what)
+
+    def _alive(self, actor: Actor) -> None:
+        if actor.dead:
+            raise Crashed
+        if actor.away:
+            actor.away = False
+            raise ServerGone("the server does not answer", remedy="it is tried again")
+
+    def _trouble(self, actor: Actor, what: str) -> None:
+        kind = self.rng.choice(("crash", "gone"))
+        if kind not in self.features:
+            return
+        if kind == "gone":
+            self.say(f"no server for {what}")
+            raise ServerGone("the server does not answer", remedy="it is tried again")
+        self._kill(actor)
+        raise Crashed
+
+    def _kill(self, actor: Actor) -> None:
+        self.say(f"{actor.name} dies")
+        actor.dead = True
+        if actor in self.actors:
+            self.actors.remove(actor)
+            self._new_worker()
+            if self.rng.random() < 0.6:
+                self._rebalance()
+
+    def _fate(self) -> str:
+        if self.quiet or "lost answer" not in self.features or self.rng.random() > 0.03:
+            return ""
+        fate = self.rng.choice(("before", "after"))
+        self.say(f"a commit's answer is lost: {fate} it was done")
+        return fate
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes, and the world goes on. Who waits in vain for one that stands still below gives up."""
+        self.clock += seconds
+        actor = self.stack[-1]
+        if actor.dead:
+            raise Crashed
+        actor.spins += 1
+        for _ in range(3):
+            self._source_step()
+            self._send()
+        if not self.quiet and self.rng.random() < 0.3:
+            self.turn()
+        if actor.dead:
+            raise Crashed
+        if actor.spins > 40 and len(self.stack) > 1:
+            actor.away = True
+        if actor.spins > 3_000:
+            raise Failed(f"{actor.name} waits for ever")
+
+    def turn(self) -> None:
+        """A step of something."""
+        chance = self.rng.random()
+        if chance < 0.3:
+            self._source_step()
+        elif chance < 0.6:
+            for _ in range(self.rng.randrange(1, 5)):
+                self._send()
+        elif chance < 0.93:
+            idle = [a for a in self.actors if a not in self.stack]
+            if idle and len(self.stack) < 3:
+                self._work(self.rng.choice(idle), self.rng.choice((1, 2, 4, 8)))
+        elif chance < 0.955:
+            if "rebalance" in self.features:
+                self._rebalance()
+        elif chance < 0.965:
+            paused = [a for a in self.stack[:-1] if not a.dead]
+            if paused and "crash" in self.features:
+                self._kill(self.rng.choice(paused))
+        elif chance < 0.975 and "repeat" in self.features:
+            self.say("connect starts again: a part is sent once more")
+            self.sent = self.confirmed
+        elif "load" in self.features and len(self.stack) < 3 and self._held():
+            self._load()
+
+    # -- PostgreSQL and Debezium ---------------------------------------------------------------------------------
+    def _source_step(self) -> None:
+        if self.sessions:
+            session = self.rng.choice(self.sessions)
+            if next(session, "over") == "over":
+                self.sessions.remove(session)
+
+    def _send(self) -> None:
+        if self.sent == len(self.pg.wal):
+            self.confirmed = self.sent
+            return
+        change = self.pg.wal[self.sent]
+        self.sent += 1
+        self.events += 1
+        before = {p: len(log) for p, log in self.topics.logs.items()}
+        self.topics.send(change, self.rng.randrange(99))
+        self.say(f"kafka: {_told(change)}")
+        if "markers" in self.features and self.rng.random() < 0.3:
+            for partition, log in self.topics.logs.items():
+                if len(log) > before[partition]:
+                    self.topics.marker(partition)
+        if self.rng.random() < 0.2:
+            self.confirmed = self.sent
+
+    def _session(self) -> Iterator[None]:
+        """A client of the source: transaction after transaction."""
+        for _ in range(self.rng.randrange(2, 9)):
+            if self.quiet and self.stack:
+                pass
+            yield from self._transaction()
+            for _ in range(self.rng.randrange(4)):
+                yield
+
+    def _transaction(self) -> Iterator[None]:
+        tx = self.pg.begin()
+        try:
+            for _ in range(self.rng.choice((1, 1, 2, 3))):
+                for act in self._statement(tx):
+                    for attempt in range(16):
+                        try:
+                            act()
+                            break
+                        except Blocked:
+                            if attempt == 15:
+                                tx.end()
+                                return
+                            yield
+                    yield
+            if self.rng.random() < 0.1:
+                tx.end()
+                return
+            tx.commit()
+            if tx.log:
+                self.say(f"pg: tx {tx.tx} commits: " + "; ".join(_told(change) for change in tx.log))
+            for _ in range(self.rng.choice((0, 0, 1, 3, 30))):
+                yield
+            tx.show()
+        except Violated:
+            tx.end()
+
+    def _statement(self, tx: SourceTransaction) -> Iterator[Callable[[], object]]:
+        """The parts of a random statement; each is tried until it goes through."""
+        rng, on = self.rng, self.features
+        name = rng.choice(self.tables)
+        kinds = ["update", "update", "whole", "insert"]
+        kinds += [k for k in ("delete", "reinsert", "rekey", "flip", "swap", "truncate") if k in on]
+        if "delete" in on:
+            kinds.append("delete")
+        kind = rng.choice(kinds)
+        if kind == "truncate" and rng.random() < 0.6:
+            kind = "update"
+        n = rng.randrange(self.width)
+        key = self._key(name, n)
+        if kind == "truncate":
+            yield lambda: tx.truncate(name)
+            return
+        there = tx.rows(name)
+        if kind == "insert" or key not in there:
+            row = self._new_row(name, n)
+            yield lambda: tx.log_insert(name)
+            yield lambda: tx.insert(name, row)
+        elif kind in ("delete", "reinsert"):
+            yield lambda: tx.delete(name, key)
+            if kind == "reinsert":
+                row = self._new_row(name, n)
+                yield lambda: tx.insert(name, row)
+        elif kind == "rekey":
+            other = self._key(name, rng.randrange(self.width))
+            yield lambda: tx.update(name, key, **{"id": other[0]})
+        elif kind == "swap":
+            yield from self._swap(tx, name, key)
+        else:
+            values = self._new_row(name, n)
+            if kind == "whole":
+                del values["id"]
+            elif kind == "flip":
+                if name == FILES:
+                    return
+                flipped = "is_active" if name == TEAMS else "status"
+                old = there[key][flipped]
+                values = {
+                    flipped: (not old) if name == TEAMS else rng.choice(("active", "disabled", "gone"))
+                }
+            else:
+                small = {
+                    TEAMS: ("team_name", "score"),
+                    MEMBERS: ("team_id", "place", "weight"),
+                    FILES: ("name", "team_id"),
+                }
+                column = rng.choice(small[name])
+                values = {column: values[column]}
+            yield lambda: tx.update(name, key, **values)
+
+    def _swap(self, tx: SourceTransaction, name: str, key: Key) -> Iterator[Callable[[], object]]:
+        column = {TEAMS: "team_name", FILES: "name"}.get(name)
+        others = [k for k in tx.rows(name) if k != key]
+        if column is None or not others:
+            return
+        other = self.rng.choice(sorted(others))
+        one, two = tx.rows(name)[key][column], tx.rows(name)[other][column]
+        if self.rng.random() < 0.5:  # by way of a third value
+            yield lambda: tx.update(name, key, **{column: f"tmp{key[0]}"})
+            yield lambda: tx.update(name, other, **{column: one})
+            yield lambda: tx.update(name, key, **{column: two})
+            return
+
+        def both() -> None:  # a deferred constraint
+            rows = tx.rows(name)
+            if key not in rows or other not in rows:
+                raise Violated
+            one, two = rows[key][column], rows[other][column]
+            if name == FILES and rows[key]["folder"] != rows[other]["folder"]:
+                raise Violated
+            for k in (key, other):  # all locks, then both
+                tx.update(name, k, **{column: rows[k][column]})
+            tx.update(name, key, check=False, **{column: two})
+            tx.update(name, other, check=False, **{column: one})
+
+        yield both
+
+    def _key(self, name: str, n: int) -> Key:
+        return (UUID(int=n + 1),) if name == FILES else (n + 1,)
+
+    def _new_row(self, name: str, n: int) -> RowValues:
+        rng = self.rng
+        self.serial += 1
+        fresh = f"{self.serial}"
+        number = BAD if "bad" in self.features and rng.random() < 0.1 else Decimal(self.serial) / 4
+        if name == TEAMS:
+            return {
+                "id": n + 1,
+                "team_name": rng.choice("abcd"),
+                "description": rng.choice((None, f"text {fresh}", f"text {fresh}")),
+                "is_active": rng.random() < 0.75,
+                "score": number,
+            }
+        if name == MEMBERS:
+            return {
+                "id": n + 1,
+                "team_id": rng.choice((1, 1, 2, 2, None)),
+                "place": rng.choice((1, 2, 3, None)),
+                "joined": self.serial * 1_000_007,
+                "note": f"note {fresh}",
+                "status": rng.choice(("active", "active", "active", "disabled", "gone")),
+                "weight": number,
+            }
+        row: RowValues = {
+            "id": UUID(int=n + 1),
+            "folder": rng.choice("fg"),
+            "name": rng.choice("ab"),
+            "team_id": rng.choice((1, 2, None)),
+            "body": f"body {fresh}",
+            "meta": '{"n": %s}' % fresh,
+        }
+        if "tagged" in self.features:
+            row["tags"] = [f"tag {fresh}"]
+        return row
+
+    def _value_taken(self, rows: Mapping[Key, RowValues], name: str, row: RowValues) -> bool:
+        return any(
+            all(row[c] == other[c] for c in columns)
+            for columns in self.pg.sources[name].unique
+            for other in rows.values()
+        )
+
+    # -- our processes -------------------------------------------------------------------------------------------
+    def _new_worker(self) -> None:
+        self.serial += 1
+        actor = Actor(f"w{self.serial}")
+        actor.stream = MemoryStream(
+            self.group, actor.name, before=self.moment, idle=self.sleep, draw=self.rng.randrange
+        )
+        actor.worker = Worker(
+            name=actor.name,
+            stream=actor.stream,
+            transactions=MemoryTransactions(self.store.db),  # type: ignore[arg-type]
+            rows=self.rows,
+            plan=self.plan,
+            placeholder=PLACEHOLDER,
+            topic_ids=lambda: {p.topic: "id" for p in self.topics.logs},
+            now_us=lambda: NOW_US,
+            log=lambda message, **facts: self.say(f"{actor.name}: {message} {facts}"),
+            batch_events=self.rng.choice((1, 3, 10, 50)),
+            batch_bytes=self.rng.choice((300, 2_000, 8_000_000)),
+        )
+        self.actors.append(actor)
+
+    def _rebalance(self) -> None:
+        shares: dict[str, set[Any]] = {actor.name: set() for actor in self.actors}
+        all_to_one = self.rng.random() < 0.2
+        one = self.rng.choice(sorted(shares))
+        for partition in self.topics.logs:
+            shares[one if all_to_one else self.rng.choice(sorted(shares))].add(partition)
+        self.group.assign({name: frozenset(of) for name, of in shares.items()})
+        for actor in self.actors:
+            if actor.stream and "zombie" in self.features and self.rng.random() < 0.3:
+                actor.stream.deaf = self.rng.randrange(1, 6)
+        self.say("rebalance: " + str({n: sorted(p.id for p in of) for n, of in shares.items()}))
+
+    def _work(self, actor: Actor, budget: int) -> None:
+        """Let a worker go on for a while."""
+        actor.spins = actor.calls = 0
+        actor.budget = budget
+
+        def stop() -> bool:
+            actor.calls += 1
+            if actor.calls <= actor.budget and actor.spins <= 40:
+                return False
+            return True
+
+        assert actor.worker is not None
+        worker = actor.worker
+        self._as(actor, lambda: worker.run(stop))
+
+    def _as(self, actor: Actor, body: Callable[[], object]) -> None:
+        self.stack.append(actor)
+        try:
+            body()
+        except Crashed:
+            if not actor.dead:
+                raise
+        finally:
+            self.stack.pop()
+
+    def _held(self) -> bool:
+        return any(p["holder"] for p in self.store.collection(ledger.POSITIONS).values())
+
+    def _load(self) -> None:
+        self.serial += 1
+        actor = Actor(f"load{self.serial}")
+        limits = Limits(chunk_rows=self.rng.choice((1, 2)), load_rows=self.rng.choice((1, 2, 5)))
+
+        def body() -> None:
+            snapshot, self.slot_snapshot = self.slot_snapshot, None
+            nothing: Any = SimpleNamespace(database="test")
+            try:
+                load_module.Loader(
+                    nothing,
+                    nothing,
+                    self.plan,
+                    limits,
+                    log=lambda message, **facts: self.say(f"{actor.name}: {message} {facts}"),
+                    slot_snapshot=snapshot,
+                ).load()
+            except (Unavailable, Refused) as error:
+                self.say(f"{actor.name} ends: {error}")
+
+        self._as(actor, body)
+
+    def _export(self, source: object) -> Any:
+        self.moment("export snapshot")
+        return self.pg.export()
+
+    def _reader(self, source: object, name: str) -> MemorySnapshotReader:
+        conditions: dict[str, Callable[[RowValues], bool]] = {
+            str(self.plan.documents["teams"].where_sql): team_inside,
+            str(self.plan.documents["memberships"].where_sql): membership_inside,
+            str(self.plan.arrays["teams"]["members"].where_sql): member_inside,
+        }
+        return MemorySnapshotReader(
+            self.pg, self.pg.exported[name], conditions, self.moment, lambda: self.sleep(0.1)
+        )
+
+    def _waits_for_standby(self, _: str) -> Any:
+        waits = bool(self.pg.running & self.pg.decoded)
+        return SimpleNamespace(fetchone=lambda: (1,) if waits else None)
+
+    # -- rest ----------------------------------------------------------------------------------------------------
+    def _come_to_rest(self) -> None:
+        """Nothing goes wrong any more; everybody works until nothing is left to do."""
+        self.quiet = True
+        self.say("---- in peace ----")
+        me = Actor("rest")
+        self.stack.append(me)
+        for _ in range(20_000):
+            if not self.sessions:
+                break
+            self._source_step()
+        while self.sent < len(self.pg.wal):
+            self._send()
+        self.stack.pop()
+        self._rebalance()
+        for actor in self.actors:
+            assert actor.stream
+            actor.stream.deaf = 0
+        for _ in range(300):
+            if self._at_rest():
+                break
+            if self._held():
+                self._load()
+            for actor in list(self.actors):
+                self._work(actor, 4)
+        else:
+            raise Failed(f"it does not come to rest: {self._unrest()}")
+        self.clock += 1_000
+        self.store.expire()
+        self.parked_ever = len(self.store.collection(ledger.PARKED))
+        if "bad" not in self.features and self.parked_ever:
+            raise Failed(f"parked though it could be applied: {self.store.collection(ledger.PARKED)}")
+        self._as(me, self._retry)
+
+    def _unrest(self) -> dict[str, Any]:
+        ends = {p.id: len(log) for p, log in self.topics.logs.items()}
+        found = {
+            _id: (p["at"], p["holder"], ends[_id])
+            for _id, p in self.store.collection(ledger.POSITIONS).items()
+            if p["holder"] is not None or p["at"] != ends[_id]
+        }
+        if self.store.collection(ledger.JOBS):
+            found["jobs"] = list(self.store.collection(ledger.JOBS).values())
+        return found
+
+    def _at_rest(self) -> bool:
+        return not self._unrest()
+
+    def _retry(self) -> None:
+        """What is parked is read anew, all that it is tied to with it, and settled."""
+        transactions = MemoryTransactions(self.store.db)
+        writer = RowWriter(self.plan, self.rows, lambda: NOW_US)
+        for _ in range(3):
+            for found in sorted(self.store.collection(ledger.PARKED).values(), key=lambda d: d["_id"]):
+                name = found["table"]
+                key = self.plan.tables[name].key_from_texts([str(v) for v in orjson.loads(found["key"])])
+
+                def work(tx: Any, name: str = name, key: Key = key, _id: str = found["_id"]) -> None:
+                    ledger.touch(tx, [self.topics.home(name, key)])
+                    writer.apply(tx, {name: {key: Read(key, True, None, 0)}}, careful=True)
+                    tx.delete(ledger.PARKED, {"_id": _id})
+
+                try:
+                    transactions.repeat(work)
+                except Unappliable as trouble:
+                    self.say(f"stays parked: {found['_id']}: {trouble}")
+
+    # -- the judge -----------------------------------------------------------------------------------------------
+    def _judge(self) -> None:
+        if "unique" not in self.features and "bad" not in self.features:
+            try:
+                self._build_indexes()
+            except UniqueTaken as taken:
+                raise Failed(f"the unique indexes cannot be built: {taken}") from taken
+        if self.store.open:
+            raise Failed("transactions are left open")
+        judge(self.pg.written, self.store, early="unique" in self.features)
+
+
+class _Inline:
+    """A thread that runs when it is started; the one that only says that its process lives does not."""
+
+    def __init__(self, *, target: Callable[..., object], args: Sequence[object] = (), **_: object) -> None:
+        self._target, self._args = target, args
+
+    def start(self) -> None:
+        if self._target.__name__ != "_beat":
+            self._target(*self._args)
+
+    def join(self) -> None:
+        """It has ended already."""
+
+
+def _told(change: Change) -> str:
+    row = "" if change.row is None else re.sub(r"1\.1{20,}", "BAD", str(list(change.row.values())[1:]))
+    unsent = f" unsent {sorted(change.unsent)}" if change.unsent else ""
+    return f"{change.op} {change.table[7:]}{[str(v)[-2:] for v in change.key]} {row} lsn {change.lsn}{unsent}"
+
+
+# -- what the source's rows say, by hand -------------------------------------------------------------------------
+def team_inside(row: RowValues) -> bool:
+    """teams: where is_active."""
+    return row["is_active"] is True
+
+
+def member_inside(row: RowValues) -> bool:
+    """teams.members: where status = 'active'."""
+    return bool(row["status"] == "active")
+
+
+def membership_inside(row: RowValues) -> bool:
+    """memberships: where status <> 'gone'."""
+    return bool(row["status"] != "gone")
+
+
+def _id(name: str, key: int | UUID | None) -> ObjectId | None:
+    if key is None:
+        return None
+    if isinstance(key, UUID):
+        text = orjson.dumps([name, str(key)])
+        return ObjectId(hashlib.blake2b(text, digest_size=12).digest())
+    return ObjectId(hashlib.blake2b(name.encode(), digest_size=4).digest() + key.to_bytes(8, "big"))
+
+
+def _element(row: RowValues) -> Document:
+    return {
+        "memberId": row["id"],
+        "place": row["place"],
+        "joined": row["joined"] // 1_000,
+        "note": row["note"],
+        "status": row["status"],
+        "weight": _number(row["weight"]),
+    }
+
+
+def _number(value: Decimal) -> Any:
+    return BAD if value == BAD else Decimal128(value)
+
+
+def judge(rows: Mapping[str, Mapping[Key, RowValues]], store: MemoryMongo, *, early: bool) -> None:
+    """Compare what MongoDB holds with what these rows say. Raises Failed."""
+    teams, members, files = (rows[name].values() for name in (TEAMS, MEMBERS, FILES))
+    parked = set(store.collection(ledger.PARKED))
+    bad_members = {m["id"] for m in members if m["weight"] == BAD and membership_inside(m)}
+    bad_teams = {t["id"] for t in teams if t["score"] == BAD and team_inside(t)}
+    for name, ids in ((TEAMS, bad_teams), (MEMBERS, bad_members)):
+        for one in ids:
+            if f"{name} [{one}]" not in parked:
+                raise Failed(f"dropped in silence: {name} {one}")
+    by_id = {_id(TEAMS, n): n for n in range(1, 10)}
+    names = {by_id.get(_id_): d.get("teamName") for _id_, d in store.collection("teams").items()}
+    for _ in teams if early else ():  # who wants the name that a row which cannot be written still holds, waits
+        held = {names[t] for t in bad_teams if t in names}
+        bad_teams |= {t["id"] for t in teams if team_inside(t) and t["team_name"] in held}
+    allowed = {f"{TEAMS} [{t}]" for t in bad_teams} | {f"{MEMBERS} [{m}]" for m in bad_members}
+    if parked - allowed:
+        raise Failed(f"parked though it could be applied: {sorted(parked - allowed)}")
+
+    arrays: dict[Any, list[RowValues]] = {}
+    for member in members:
+        if member_inside(member) and member["id"] not in bad_members and member["team_id"] is not None:
+            arrays.setdefault(member["team_id"], []).append(member)
+    for of in arrays.values():
+        of.sort(key=lambda m: (m["place"] is None, m["place"] or 0, m["id"]))
+    want = {
+        _id(TEAMS, t["id"]): {
+            "originalId": t["id"],
+            "teamName": t["team_name"],
+            "description": t["description"],
+            "isActive": True,
+            "score": _number(t["score"]),
+            "members": [_element(m) for m in arrays.get(t["id"], ())],
+        }
+        for t in teams
+        if team_inside(t)
+    }
+    have = {k: _plain(d) for k, d in store.collection("teams").items()}
+    for document in have.values():
+        document["members"] = [m for m in document["members"] if m["memberId"] not in bad_members]
+    _compare("teams", want, have, {_id(TEAMS, t) for t in bad_teams})
+    _compare(
+        "memberships",
+        {
+            _id(MEMBERS, m["id"]): {**_element(m), "teamId": _id(TEAMS, m["team_id"])}
+            for m in members
+            if membership_inside(m)
+        },
+        {k: _plain(d) for k, d in store.collection("memberships").items()},
+        {_id(MEMBERS, m) for m in bad_members},
+    )
+    _compare(
+        "files",
+        {_id(FILES, f["id"]): _file(f) for f in files},
+        {k: _plain(d) for k, d in store.collection("files").items()},
+        set(),
+    )
+    staged = {
+        f"[{m['id']}]": (_id(TEAMS, m["team_id"]), _element(m))
+        for m in members
+        if member_inside(m) and m["team_id"] is not None
+    }
+    held_rows = store.collection("_tandem_rows_teams_members")
+    _compare(
+        "staged",
+        staged,
+        {k: (d["p"], _dated(d["d"])) for k, d in held_rows.items()},
+        {f"[{m}]" for m in bad_members},
+    )
+
+
+def _file(row: RowValues) -> Document:
+    found = {
+        "fileId": row["id"],
+        "folder": row["folder"],
+        "name": row["name"],
+        "teamId": _id(TEAMS, row["team_id"]),
+        "body": row["body"],
+        "meta": orjson.loads(row["meta"]),
+    }
+    return {**found, "tags": row["tags"]} if "tags" in row else found
+
+
+def _plain(document: Document) -> Document:
+    stamp = document.get("_sync")
+    if not isinstance(stamp, dict) or not isinstance(stamp.get("lsn"), int):
+        raise Failed(f"no stamp: {document}")
+    found = {name: value for name, value in document.items() if name not in ("_id", "_sync")}
+    if "members" in found:
+        found["members"] = [_dated(m) for m in found["members"]]
+    return _dated(found)
+
+
+def _dated(document: Document) -> Document:
+    return {**document, "joined": int(document["joined"])} if "joined" in document else dict(document)
+
+
+def _compare(what: str, want: Mapping[Any, Any], have: Mapping[Any, Any], skip: set[Any]) -> None:
+    for key in sorted((want.keys() | have.keys()) - skip, key=str):
+        if key not in have:
+            raise Failed(f"{what} {key} is missing: {want[key]}")
+        if key not in want:
+            raise Failed(f"{what} {key} is left over: {have[key]}")
+        if want[key] != have[key]:
+            raise Failed(f"{what} {key} differs: {have[key]} should be {want[key]}")
+
+
+def play(seed: int, without: frozenset[str] = frozenset(), only: frozenset[str] = frozenset()) -> World:
+    """One history; raises Failed, with how to see it."""
+    world = World(seed, without, only)
+    try:
+        world.run()
+    except Moved as moved:  # nobody may let it out
+        raise Failed(f"seed {seed}: {moved}") from moved
+    except Failed as failed:
+        raise Failed(f"seed {seed}: {failed}") from failed
+    return world
