@@ -132,9 +132,12 @@ ROWS: dict[str, dict[str, str]] = {
         "tag": "'x'", "tiz": "'13:51:30.12+02'", "iv": "'1 year 2 mons -3 days 04:05:06.7'", "ip": "'10.1.2.3/8'",
         "net": "'10.0.0.0/8'", "mac": "'08:00:2b:01:02:03'", "bits": "'10100'", "vbits": "'0010'", "rng": "'[1,5)'",
         "trng": "'[2024-01-01 00:00+02,)'", "mrng": "'{[1,3),[7,9)}'", "mo": "'-1234.5'", "pt": "'(1.5,-2)'",
-        "bx": "'(1,1),(0,0)'", "hs": "'a=>1, b=>NULL'", "lt": "'Top.Science'", "tsv": "'fat cat'", "tsq": "'fat & cat'",
-        "co": "(1, 'x, \"y\"')", "a_sm": "'{1,NULL,-1}'", "a_i": "'{3,2,1}'", "a_b": "'{1,NULL}'", "a_bo": "'{t,f,NULL}'",
-        "a_r": "'{3.3,NaN}'", "a_d": "'{0.1,Infinity}'", "a_n": "'{1.50,NaN,NULL}'", "a_t": "ARRAY['a', NULL, '', '{,}', 'NULL']",
+        "bx": "'(1,1),(0,0)'", "hs": "'a=>1, b=>NULL'", "lt": "'Top.Science'", "tsv": "'fat cat'",
+        "tsq": "'fat & cat'",
+        "co": "(1, 'x, \"y\"')", "a_sm": "'{1,NULL,-1}'", "a_i": "'{3,2,1}'", "a_b": "'{1,NULL}'",
+        "a_bo": "'{t,f,NULL}'",
+        "a_r": "'{3.3,NaN}'", "a_d": "'{0.1,Infinity}'", "a_n": "'{1.50,NaN,NULL}'",
+        "a_t": "ARRAY['a', NULL, '', '{,}', 'NULL']",
         "a_vc": "'{ab,c}'", "a_u": "'{12345678-1234-5678-9234-567812345678,NULL}'", "a_en": "'{sad,ok}'",
         "a_tz": "'{2024-01-01 00:00+02}'", "a_js": "ARRAY['{\"a\": 1}']::jsonb[]", "a_ch": "'{a,bc}'",
         "a_by": "ARRAY['\\x00'::bytea]", "d_numbers": "'{1,2}'", "v": "'[1,2.5,3.3]'", "v_any": "'[0.1]'",
@@ -153,7 +156,8 @@ ROWS: dict[str, dict[str, str]] = {
         "sm": "32767", "i": "2147483647", "b": "9223372036854775807", "o": "4294967295", "r": "3.4028235e38",
         "d": "1.7976931348623157e308", "n": "9.99999999999999999999999999999999e33", "n_scaled": "99999999.9999",
         "n_whole": "99999", "tz": "'9999-12-31 23:59:59.999999+00'", "tz_ms": "'9999-12-31 23:59:59.999+00'",
-        "ts": "'9999-12-31 23:59:59.999999'", "ts_s": "'9999-12-31 23:59:59'", "da": "'9999-12-31'", "ti": "'24:00:00'",
+        "ts": "'9999-12-31 23:59:59.999999'", "ts_s": "'9999-12-31 23:59:59'", "da": "'9999-12-31'",
+        "ti": "'24:00:00'",
         "ti_s": "'24:00:00'", "u": "'ffffffff-ffff-ffff-ffff-ffffffffffff'", "js": "'-1.5'", "jb": "'\"a text\"'",
         "tiz": "'24:00-14'", "a_b": "'{9223372036854775807}'",
     },
@@ -162,18 +166,30 @@ ROWS: dict[str, dict[str, str]] = {
         "tz": "'1969-12-31 23:59:59.9995+00'", "ts": "'1969-12-31 23:59:59.999001'", "ts_s": "'1500-03-01'",
         "da": "'1582-10-10'", "ti": "'00:00:00.000001'", "d_moment": "'1890-01-01 00:00+00'",
     },
-    "infinity": {"r": "'Infinity'", "d": "'Infinity'", "n": "'Infinity'", "ts": "'1500-02-28 00:00'", "da": "'1500-02-28'"},
+    "infinity": {
+        "r": "'Infinity'", "d": "'Infinity'", "n": "'Infinity'", "ts": "'1500-02-28 00:00'", "da": "'1500-02-28'",
+    },
     "34 digits": {
-        "r": "1e-45", "d": "5e-324", "n": "1234567890123456789012345678901234", "js": "1234567890123456789012345678901234::text::json",
+        "r": "1e-45", "d": "5e-324", "n": "1234567890123456789012345678901234",
+        "js": "1234567890123456789012345678901234::text::json",
         "jb": "'1e5000'", "tz": "'1582-10-04 23:59:59+00'",
     },
-    "zeros": {"r": "'-0'", "d": "'-0'", "n": "0.000", "n_scaled": "0", "jb": "'0.10'", "da": "'1970-01-01'", "tz": "'1970-01-01 00:00+00'"},
-    "many zeros": {"n": "1e60", "jb": "'1e400'", "js": "'1E400'", "tz": "'1582-10-15 00:00+00'", "ts": "'0004-02-29 00:00'"},
-    "small": {"n": "1e-40", "jb": "'{\"$ref\": \"x\", \"$id\": 1}'", "js": "'{\"_id\": {\"_sync\": 1}}'", "n_scaled": "-0.0001"},
+    "zeros": {
+        "r": "'-0'", "d": "'-0'", "n": "0.000", "n_scaled": "0", "jb": "'0.10'", "da": "'1970-01-01'",
+        "tz": "'1970-01-01 00:00+00'",
+    },
+    "many zeros": {
+        "n": "1e60", "jb": "'1e400'", "js": "'1E400'", "tz": "'1582-10-15 00:00+00'", "ts": "'0004-02-29 00:00'",
+    },
+    "small": {
+        "n": "1e-40", "jb": "'{\"$ref\": \"x\", \"$id\": 1}'", "js": "'{\"_id\": {\"_sync\": 1}}'",
+        "n_scaled": "-0.0001",
+    },
     "3 MB": {"t": "(SELECT string_agg(md5(n::text), '') FROM generate_series(1, 93750) AS n)", "b": "3000000"},
     "out of line": {
         "t": _WIDE.format("t"), "by": f"convert_to({_WIDE.format('by')}, 'UTF8')", "ci": _WIDE.format("ci"),
-        "js": f"to_json({_WIDE.format('js')})", "jb": f"to_jsonb({_WIDE.format('jb')})", "d_label": _WIDE.format("label"),
+        "js": f"to_json({_WIDE.format('js')})", "jb": f"to_jsonb({_WIDE.format('jb')})",
+        "d_label": _WIDE.format("label"),
         "d_notes": f"to_jsonb({_WIDE.format('notes')})", "vc": "'beside'", "i": "1", "n_scaled": "1.5",
         "tag": "'kept'", "a_t": f"ARRAY[{_WIDE.format('a')}, 'short']", "hs": f"hstore('k', {_WIDE.format('hs')})",
         "a_i": "(SELECT array_agg(n) FROM generate_series(1, 5000) AS n)",
@@ -228,17 +244,21 @@ PINNED = {
     "js": {
         "a.b": 1, "$x": {"$y": [True, None, "z"]}, "": 3, "twice": 2, "int32": 2147483647, "int64": Int64(2147483648),
         "more": Decimal128("9223372036854775808"), "zero": -0.0, "e": 1000.0, "tenth": 0.1, "padded": 0.1,
-        "fine": Decimal128("0.1000000000000000055"), "far": Decimal128("1E+400"), "text": "é🚀 \0", "deep": [[[{}]], []],
+        "fine": Decimal128("0.1000000000000000055"), "far": Decimal128("1E+400"), "text": "é🚀 \0",
+        "deep": [[[{}]], []],
     },
-    "by": b"\x00\xff\x10", "tz": DatetimeMS(1709202896789), "tzMs": DatetimeMS(1709210096790), "ts": DatetimeMS(1709210096789),
-    "tsS": DatetimeMS(1709210097000), "da": DatetimeMS(1709164800000), "ti": "13:51:30.12", "tiS": "13:51:30", "dPositive": 7,
+    "by": b"\x00\xff\x10", "tz": DatetimeMS(1709202896789), "tzMs": DatetimeMS(1709210096790),
+    "ts": DatetimeMS(1709210096789),
+    "tsS": DatetimeMS(1709210097000), "da": DatetimeMS(1709164800000), "ti": "13:51:30.12", "tiS": "13:51:30",
+    "dPositive": 7,
     "dLabel": "labelled", "dMoment": DatetimeMS(1709164800000), "dAmount": Decimal128("2.5000"),
 }  # fmt: skip
 PINNED_AGAIN = {
     "iv": "P1Y2M-3DT4H5M6.7S", "ip": "10.1.2.3/8", "bits": "10100", "vbits": "0010", "rng": "[1,5)",
     "aSm": [1, None, -1], "aB": [Int64(1), None], "aBo": [True, False, None], "aT": ["a", None, "", "{,}", "NULL"],
     "aN": [Decimal128("1.50"), Decimal128("NaN"), None], "aEn": "{sad,ok}", "dNumbers": [1, 2],
-    "v": [1.0, 2.5, 3.299999952316284], "hv": [1.0, 2.5, 3.30078125], "sv": "{1:1.5,3:2}/5", "stored": 6, "virtual": "x!",
+    "v": [1.0, 2.5, 3.299999952316284], "hv": [1.0, 2.5, 3.30078125], "sv": "{1:1.5,3:2}/5", "stored": 6,
+    "virtual": "x!",
 }  # fmt: skip
 
 
@@ -305,8 +325,8 @@ def _assert_pinned(on: Pipeline, name: str, pinned: dict[str, object]) -> None:
 
 # -- what has no form --------------------------------------------------------------------------------------------
 UNFIT_TABLE = """
-CREATE TABLE odd (id bigint PRIMARY KEY, tz timestamptz, ts timestamp, da date, n numeric, js json, jb jsonb, grid integer[],
-                  quantity integer, t text);
+CREATE TABLE odd (id bigint PRIMARY KEY, tz timestamptz, ts timestamp, da date, n numeric, js json, jb jsonb,
+                  grid integer[], quantity integer, t text);
 """
 UNFIT_MAPPING = """
 version: 1
@@ -392,6 +412,17 @@ def test_a_numeric_with_a_negative_scale_is_the_same_loaded_and_streamed(own: Ow
             on.sql.execute("INSERT INTO sums VALUES (2, 123456)")
             on.wait()
         assert [d["n"] for d in on.all("sums")] == [Decimal128("123500")] * 2
+
+
+def test_an_array_of_a_domain_is_an_array_or_a_text_for_both_sides(own: Own, tmp_path: Path) -> None:
+    ddl = """CREATE DOMAIN positive AS integer CHECK (VALUE > 0);
+             CREATE TABLE sums (id bigint PRIMARY KEY, a positive[]); INSERT INTO sums VALUES (1, '{1,2}');"""
+    with pipeline(own, tmp_path, ddl, "version: 1\ncollections:\n  sums: {from: public.sums}\n") as on:
+        on.tandem.run("snapshot")
+        with consuming(on):
+            on.sql.execute("INSERT INTO sums VALUES (2, '{1,2}')")
+            on.agree()
+        assert len({bare(d, "id") for d in on.all("sums")}) == 1
 
 
 def test_a_placeholder_of_another_pipeline_is_a_value_like_any_other(own: Own, tmp_path: Path) -> None:

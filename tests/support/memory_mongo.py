@@ -419,7 +419,8 @@ class _Collection:
     def insert_many(self, documents: Iterable[Document]) -> None:
         self._store.before(f"plain insert {self._name}")
         for document in documents:
-            assert document["_id"] not in self._store.collection(self._name), document["_id"]
+            if document["_id"] in self._store.collection(self._name):
+                raise _taken(self._name, document["_id"])
             self._store.plain_write(self._name, document["_id"], document)
 
     def update_one(self, query: Mapping[str, Any], change: Mapping[str, Any], upsert: bool = False) -> None:

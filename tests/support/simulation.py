@@ -173,6 +173,8 @@ class Actor:
     spins: int = 0
     calls: int = 0
     budget: int = 0
+    #: a loader that has the hold and has not begun its first chunk
+    plans: bool = False
     worker: Worker | None = None
     stream: MemoryStream | None = None
 
@@ -264,7 +266,7 @@ class World:
         """Play the history; raises Failed."""
         with self._patched():
             self._begin()
-            for _ in range(self.rng.choice((40, 80, 160))):
+            for _ in range(self.rng.choice((60, 150, 300))):
                 self.turn()
             self._come_to_rest()
             self._judge()
@@ -302,9 +304,12 @@ class World:
 
     def _leave_documents(self) -> None:
         """Of an earlier pipeline."""
-        one = ObjectId()
-        self.store.plain_write("teams", one, {"teamName": "old", "_sync": {"at": 1, "lsn": 5}, "members": []})
-        self.store.plain_write("_tandem_rows_teams_members", "[77]", {"p": _id(TEAMS, 1), "o": [1], "l": 5, "d": {}})
+        old = {"teamName": "old", "_sync": {"at": 1, "lsn": 5}, "members": []}
+        for collection, document in (
+            ("teams", {"_id": ObjectId(b"an old thing"), **old}),
+            ("_tandem_rows_teams_members", {"_id": "[77]", "p": _id(TEAMS, 1), "o": [1], "l": 5, "d": {}}),
+        ):
+            self.store.plain_write(collection, document["_id"], document)
 
     def _build_indexes(self) -> None:
         for name, collection in self.plan.declared.collections.items():
@@ -352,6 +357,8 @@ class World:
         actor = self.stack[-1]
         self._alive(actor)
         self.say(what)
+        if actor.plans and what.startswith("copy"):
+            actor.plans = False
         if self.quiet:
             return
         if self.rng.random() < self.busy:
@@ -417,7 +424,8 @@ class World:
         """A step of something."""
         chance = self.rng.random()
         if chance < 0.3:
-            self._source_step()
+            for _ in range(self.rng.randrange(1, 6)):
+                self._source_step()
         elif chance < 0.6:
             for _ in range(self.rng.randrange(1, 5)):
                 self._send()
@@ -436,7 +444,8 @@ class World:
             self.say("connect starts again: a part is sent once more")
             self.sent = self.confirmed
         elif "load" in self.features and len(self.stack) < 3 and self._held():
-            self._load()
+            if "robbery" in self.features or not any(a.plans and not a.dead for a in self.stack):
+                self._load()
 
     # -- PostgreSQL and Debezium ---------------------------------------------------------------------------------
     def _source_step(self) -> None:
@@ -464,9 +473,7 @@ class World:
 
     def _session(self) -> Iterator[None]:
         """A client of the source: transaction after transaction."""
-        for _ in range(self.rng.randrange(2, 9)):
-            if self.quiet and self.stack:
-                pass
+        for _ in range(self.rng.randrange(2, 20)):
             yield from self._transaction()
             for _ in range(self.rng.randrange(4)):
                 yield
@@ -692,6 +699,7 @@ class World:
 
         def body() -> None:
             snapshot, self.slot_snapshot = self.slot_snapshot, None
+            actor.plans = True
             nothing: Any = SimpleNamespace(database="test")
             try:
                 load_module.Loader(
@@ -702,7 +710,7 @@ class World:
                     log=lambda message, **facts: self.say(f"{actor.name}: {message} {facts}"),
                     slot_snapshot=snapshot,
                 ).load()
-            except (Unavailable, Refused) as error:
+            except (Unavailable, Refused, Unappliable) as error:
                 self.say(f"{actor.name} ends: {error}")
 
         self._as(actor, body)

@@ -1,0 +1,351 @@
+"""Clauses of the write rule, broken one at a time in our own code, so that a test can show that somebody notices.
+
+A mutant is a piece of source text replaced in one function. When the text is no longer there the clause has moved:
+mend the mutant with it. `needs` are features of the histories in which the clause matters.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """place: `module:name` or `module:Class.name`. clause: of docs/write-rule.md. seeds: so many histories may try."""
+
+    name: str
+    clause: int
+    place: str
+    old: str
+    new: str
+    needs: frozenset[str] = frozenset()
+    without: frozenset[str] = frozenset()
+    seeds: int = 150
+
+
+@contextmanager
+def broken(mutant: Mutant) -> Iterator[None]:
+    """With one clause broken."""
+    module_name, _, path = mutant.place.partition(":")
+    owner: Any = importlib.import_module(module_name)
+    module = owner
+    *classes, name = path.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, name)))
+    if source.count(mutant.old) != 1:
+        raise AssertionError(
+            f"{mutant.name}: {mutant.place} has no longer just one {mutant.old!r}: mend this mutant"
+        )
+    scope: dict[str, Any] = {}
+    exec(compile(source.replace(mutant.old, mutant.new), mutant.place, "exec"), vars(module), scope)
+    with ExitStack() as stack:
+        if not classes:  # others have imported it by name
+            original = getattr(owner, name)
+            for other in _ours():
+                if vars(other).get(name) is original:
+                    stack.enter_context(patch.object(other, name, scope[name]))
+        else:
+            stack.enter_context(patch.object(owner, name, scope[name]))
+        yield
+
+
+def _ours() -> list[Any]:
+    names = ("connectors.mongo.ledger", "consumers.worker", "consumers.apply.decide", "consumers.apply.write")
+    names += ("consumers.apply.untangle", "connectors.mongo.transaction", "sync.snapshot.load")
+    return [importlib.import_module(name) for name in names]
+
+
+def _set(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+_LEDGER, _WORKER, _WRITE = "connectors.mongo.ledger", "consumers.worker:Worker", "consumers.apply.write"
+_DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
+
+MUTANTS = (
+    # 1: the position lies in the transaction of the rows
+    Mutant("position: no compare", 1, f"{_LEDGER}:advance", "position.at != start", "False"),
+    Mutant(
+        "position: not in the transaction",
+        1,
+        f"{_LEDGER}:advance",
+        "tx.bulk(POSITIONS, writes)",
+        "[tx._store.db[POSITIONS].update_one(w._filter, w._doc) for w in writes]",
+    ),
+    Mutant(
+        "position: read, not written",
+        1,
+        f"{_LEDGER}:advance",
+        "tx.bulk(POSITIONS, writes)",
+        "None",
+    ),
+    Mutant(
+        "seek to Kafka's offsets",
+        1,
+        f"{_WORKER}._positions",
+        "found[p].at if found[p].holder is None else None",
+        "self.stream._group.told.get(p, 0) if found[p].holder is None else None",
+    ),
+    Mutant("after an error: not placed again", 1, f"{_WORKER}._forget", "self._generation, ", "_, "),
+    # 2: what is applied is visible
+    Mutant("visible: not waited for", 2, f"{_WORKER}._await_visible", "while unseen:", "while False:", seeds=600),
+    Mutant(
+        "visible: every id is old",
+        2,
+        f"{_WORKER}._is_old",
+        "self._seen.full_id(tx) < self._seen.xmin",
+        "True",
+        seeds=600,
+    ),
+    # 3: never a blind replace
+    Mutant("unsent: replaced", 3, f"{_WRITE}:RowWriter._documents", '"replace" if new else "set"', '"replace"'),
+    Mutant("unsent: staged row replaced", 3, f"{_WRITE}:RowWriter.staged", "row.whole or not known", "True"),
+    Mutant("absent: not read", 3, f"{_WRITE}:RowWriter._absent_are_read", "if found_id not in there", "if False"),
+    Mutant("a create that lacks a value is not read", 3, f"{_DECIDE}:decide", "(create and missing)", "False"),
+    Mutant("fold: Gone is forgotten", 3, f"{_DECIDE}:merge", "return op\n", "return before\n"),
+    Mutant(
+        "fold: a part after Gone is not read",
+        3,
+        f"{_DECIDE}:merge",
+        "replace(op, create=True) if op.whole else Read(op.key, True, op.at, op.lsn)",
+        "replace(op, create=True)",
+    ),
+    Mutant(
+        "fold: earlier values are forgotten",
+        3,
+        f"{_DECIDE}:merge",
+        "{**before.natives, **op.natives}",
+        "op.natives",
+    ),
+    Mutant(
+        "fold: a part after a Read drops it",
+        3,
+        f"{_DECIDE}:merge",
+        "else replace(before, at=op.at, lsn=op.lsn)",
+        "else op",
+    ),
+    # 4: filters have transitions
+    Mutant(
+        "leaving is no delete",
+        4,
+        f"{_WRITE}:RowWriter._documents",
+        "not isinstance(op, Put) or not use.inside(op.natives, now)",
+        "not isinstance(op, Put)",
+    ),
+    Mutant(
+        "leaving is no delete of a staged row",
+        4,
+        f"{_WRITE}:RowWriter._stage",
+        "None if not isinstance(op, Put) or not use.inside(op.natives, now) else op",
+        "None if not isinstance(op, Put) else op",
+    ),
+    # 5: a table has one owner
+    Mutant("held: written all the same", 5, f"{_LEDGER}:advance", "position.holder is not None", "False", _set("load")),
+    Mutant(
+        "held: a worker reads on",
+        5,
+        f"{_WORKER}._positions",
+        "found[p].at if found[p].holder is None else None",
+        "found[p].at",
+        _set("load"),
+        seeds=60,
+    ),
+    Mutant(
+        "a hold is not looked at again",
+        5,
+        f"{_WORKER}._look_at_holds",
+        "if held and",
+        "if False and",
+        _set("load"),
+    ),
+    Mutant(
+        "a robbed loader writes on",
+        5,
+        f"{_LEDGER}:claim",
+        'if tx.update(CLAIMS, {"_id": worker}, {"$inc": {"n": Int64(1)}}) != 1:',
+        "if False:",
+        _set("load"),
+        seeds=600,
+    ),
+    Mutant(
+        "a claim is read, not written",
+        5,
+        f"{_LEDGER}:claim",
+        'if tx.update(CLAIMS, {"_id": worker}, {"$inc": {"n": Int64(1)}}) != 1:',
+        'if not tx.find(CLAIMS, {"_id": worker}):',
+        _set("load"),
+        seeds=600,
+    ),
+    Mutant(
+        "one side is walked",
+        5,
+        f"{_LOAD}:Loader._let_go_when_done",
+        "if name in self._not_empty:",
+        "if False:",
+        _set("load", "leftovers"),
+    ),
+    Mutant(
+        "a chunk begun before is taken for new",
+        5,
+        f"{_LOAD}:_ChunkLoad.__init__",
+        "chunk.tries == 0 and",
+        "True and",
+        _set("load", "crash"),
+        _set("bad"),
+        seeds=300,
+    ),
+    # 6: rows read later
+    Mutant(
+        "a later snapshot: not waited for",
+        6,
+        f"{_LOAD}:Loader._snapshot",
+        "await_shown(session)",
+        "pass",
+        _set("load", "crash", "gone"),
+        seeds=600,
+    ),
+    # 7: truncate
+    Mutant(
+        "truncate: a mark in one partition",
+        7,
+        f"{_LEDGER}:mark",
+        '"$inc": {"touched": Int64(1)}}, many=True',
+        '"$inc": {"touched": Int64(1)}}, many=False',
+        _set("truncate"),
+        seeds=600,
+    ),
+    Mutant(
+        "truncate: events below the mark count",
+        7,
+        f"{_WORKER}._apply",
+        "or event.lsn < marks[record.home]",
+        "",
+        _set("truncate"),
+        seeds=600,
+    ),
+    Mutant("truncate: no job", 7, f"{_WORKER}._truncate", "ledger.record_job(tx, event.table, lsn)", "pass", _set("truncate")),
+    Mutant(
+        "truncate: what is newer goes too",
+        7,
+        f"{_WRITE}:RowWriter.remove_below",
+        ', stamp: {"$lt": Int64(lsn)}',
+        "",
+        _set("truncate"),
+        seeds=600,
+    ),
+    Mutant(
+        "truncate: a new job is struck with the old",
+        7,
+        f"{_LEDGER}:strike",
+        ', "serial": Int64(job.serial)',
+        "",
+        _set("truncate"),
+        seeds=600,
+    ),
+    Mutant(
+        "truncate: arrays stay",
+        7,
+        f"{_WRITE}:RowWriter.remove_below",
+        "arrays.remake()",
+        "pass",
+        _set("truncate"),
+    ),
+    Mutant(
+        "a row read later has its event's lsn",
+        7,
+        f"{_WRITE}:RowWriter._read",
+        "max(lsn, old.lsn)",
+        "old.lsn",
+        _set("truncate"),
+        seeds=600,
+    ),
+    # 9: embedding
+    Mutant("anchors: none", 9, f"{_WRITE}:_Arrays.remake", "for parent in ordered]", "for parent in ()]", seeds=600),
+    Mutant(
+        "anchors: not for a child's parents",
+        9,
+        f"{_WRITE}:_Arrays.remake",
+        "for parent in ordered]",
+        "for parent in ordered if (collection, parent) in self._exists]",
+        seeds=600,
+    ),
+    Mutant(
+        "anchors: not for a parent itself",
+        9,
+        f"{_WRITE}:_Arrays.remake",
+        "for parent in ordered]",
+        "for parent in ordered if (collection, parent) not in self._exists]",
+        seeds=600,
+    ),
+    Mutant(
+        "the old parent's array stays",
+        9,
+        f"{_WRITE}:RowWriter._stage",
+        "arrays.changed(use, parents.get(_id))",
+        "None",
+    ),
+    Mutant(
+        "a new parent starts without children",
+        9,
+        f"{_WRITE}:_Arrays.come",
+        ".update(self._plan.arrays[collection])",
+        "",
+    ),
+    # 10: parked
+    Mutant("dropped, not parked", 10, f"{_WORKER}._park_record", "self._park(", "id(", _set("bad")),
+    Mutant(
+        "parked: without halving",
+        10,
+        f"{_WORKER}._consume",
+        "if len(part) > 1:",
+        "if False:",
+        _set("bad"),
+    ),
+    Mutant(
+        "parked: what comes later is applied",
+        10,
+        f"{_WORKER}._apply",
+        "if behind and parked_id(event.table, op.key) in behind:",
+        "if False:",
+        _set("bad"),
+        seeds=100,
+    ),
+    # 11: unique values
+    Mutant("careful: never", 11, f"{_WORKER}._consume", "isinstance(trouble, UniqueTaken) and not careful", "False", _set("unique"), _set("bad")),
+    Mutant("careful: nothing is tied", 11, "consumers.apply.untangle:tied", "return found\n", "return {}\n", _set("unique"), _set("bad")),
+    Mutant(
+        "careful: not removed first",
+        11,
+        f"{_WRITE}:RowWriter._documents",
+        "remove = careful and",
+        "remove = False and",
+        _set("unique"),
+        _set("bad"),
+    ),
+    Mutant(
+        "careful: the others are not read",
+        11,
+        "consumers.apply.untangle:tied",
+        "found[holder[\"_id\"]] = key_of_document(use, holder)",
+        "pass",
+        _set("unique"),
+        _set("bad"),
+    ),
+    Mutant(
+        "careful: a part is not read",
+        11,
+        f"{_WRITE}:RowWriter._untangle",
+        "partial = {op.key for op in of.values() if isinstance(op, Put) and not op.whole}",
+        "partial = set()",
+        _set("unique"),
+        seeds=300,
+    ),
+)

@@ -1,0 +1,137 @@
+"""Settings: the environment over the file, all that is missing at once, and no secret in any message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from connectors.errors import SettingsInvalid
+from sync.settings import read
+
+ENVIRON = {
+    "POSTGRES_DSN": "host=db user=me password=hunter2",
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092",
+    "CONNECT_URL": "http://connect:8083",
+    "MONGODB_URI": "mongodb://me:hunter2@mongo/?replicaSet=rs0",
+    "MONGODB_DATABASE": "app",
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def config(text: str, name: str = "tandem.yaml") -> Path:
+    path = Path(name)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_five_addresses_are_enough() -> None:
+    found = read(environ=ENVIRON)
+    assert found.source.dsn.get_secret_value() == ENVIRON["POSTGRES_DSN"]
+    assert (found.source.slot, found.kafka.partitions, found.limits.batch_events) == ("tandem", 4, 500)
+    assert found.mapping == Path("mapping.yaml")
+
+
+def test_the_environment_lies_over_the_file_and_the_long_name_over_the_short_one() -> None:
+    config("source: {dsn: host=file, slot: of_file, publication: of_file}\nlimits: {batch_events: 7}\n")
+    found = read(environ={**ENVIRON, "TANDEM_SOURCE__SLOT": "of_environ", "TANDEM_LIMITS__BATCH_EVENTS": "8"})
+    assert found.source.dsn.get_secret_value() == ENVIRON["POSTGRES_DSN"]
+    assert (found.source.slot, found.source.publication) == ("of_environ", "of_file")
+    assert found.limits.batch_events == 8
+    long = read(environ={**ENVIRON, "TANDEM_SOURCE__DSN": "host=long"})
+    assert long.source.dsn.get_secret_value() == "host=long"
+
+
+def test_a_file_is_enough_and_its_mapping_lies_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    path = config(
+        "source: {dsn: host=a}\nkafka: {bootstrap_servers: b}\nconnect: {url: 'http://c'}\n"
+        "target: {uri: mongodb://d, database: e}\nmapping: m.yaml\n",
+        "etc/own.yaml",
+    )
+    assert read(path, environ={}).mapping == Path("etc/m.yaml")
+    assert read(path, Path("given.yaml"), environ={}).mapping == Path("given.yaml")
+
+
+def test_all_that_is_missing_is_told_at_once_with_every_name_looked_for() -> None:
+    with pytest.raises(SettingsInvalid) as caught:
+        read(
+            environ={
+                "TANDEM_KAFKA__PARTITIONS": "many",
+                "TANDEM_LIMITS__BATCH_EVENT": "1",
+                "TANDEM_SORCE__DSN": "x",
+            }
+        )
+    what = caught.value.what
+    for short, long in [
+        ("POSTGRES_DSN", "TANDEM_SOURCE__DSN"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "TANDEM_KAFKA__BOOTSTRAP_SERVERS"),
+        ("CONNECT_URL", "TANDEM_CONNECT__URL"),
+        ("MONGODB_URI", "TANDEM_TARGET__URI"),
+        ("MONGODB_DATABASE", "TANDEM_TARGET__DATABASE"),
+    ]:
+        assert f"(looked for {short} or {long} and tandem.yaml)" in what
+    assert "kafka.partitions" in what
+    assert "limits.batch_event: there is no such setting" in what
+    assert "TANDEM_SORCE__DSN: there is no section 'sorce'" in what
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TANDEM_SOURCE__SLOT", "Upper"),
+        ("TANDEM_SOURCE__SLOT", "a" * 64),
+        ("TANDEM_KAFKA__TOPIC_PREFIX", "a b"),
+        ("TANDEM_KAFKA__PARTITIONS", "0"),
+        ("TANDEM_LIMITS__BATCH_BYTES", "16000000"),
+        ("TANDEM_LIMITS__LOAD_WORKERS", "0"),
+        ("MONGODB_DATABASE", "a.b"),
+        ("TANDEM_CONNECT__CONNECTOR", "a/b"),
+    ],
+)
+def test_a_value_that_cannot_be(name: str, value: str) -> None:
+    with pytest.raises(SettingsInvalid, match=name):
+        read(environ={**ENVIRON, name: value})
+
+
+@pytest.mark.parametrize("text", ["- a", "just text", "source: [1]", "kafka: x"])
+def test_a_file_that_is_no_settings(text: str) -> None:
+    config(text)
+    with pytest.raises(SettingsInvalid, match="is not a mapping of sections"):
+        read(environ=ENVIRON)
+
+
+def test_a_file_that_is_named_has_to_be_there() -> None:
+    with pytest.raises(SettingsInvalid, match=r"there is no configuration file none\.yaml"):
+        read(Path("none.yaml"), environ=ENVIRON)
+
+
+def test_an_empty_file_says_nothing() -> None:
+    config("")
+    assert read(environ=ENVIRON).source.slot == "tandem"
+
+
+def test_secrets_are_masked() -> None:
+    found = read(environ=ENVIRON)
+    assert "hunter2" not in f"{found}{found!r}{found.model_dump_json()}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'source: {dsn: "host=db password=hunter2}\n',
+        "source: {dsn: [hunter2]}\n",
+        "target: {uri: {a: hunter2}, database: app}\n",
+        "source: {dsn: host=db password=hunter2: x}\n",
+    ],
+)
+def test_no_message_shows_a_secret(text: str) -> None:
+    config(text)
+    with pytest.raises(SettingsInvalid) as caught:
+        read(environ={k: v for k, v in ENVIRON.items() if k not in ("POSTGRES_DSN", "MONGODB_URI")})
+    assert "hunter2" not in f"{caught.value.what} {caught.value.remedy} {caught.value.facts}"
