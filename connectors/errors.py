@@ -131,8 +131,20 @@ class TopicMissing(Refused):
     """A topic that the pipeline needs is not there."""
 
 
+class TopicUnfit(Refused):
+    """A topic that is there would lose events."""
+
+
+class SlotTaken(Refused):
+    """A replication slot of this name is somebody else's."""
+
+
 class NotSetUp(Refused):
     """`tandem setup` has not been run for this pipeline."""
+
+
+class MappingChanged(Refused):
+    """The mapping is not the one that the pipeline was set up with."""
 
 
 class NotComplete(Refused):
@@ -167,6 +179,10 @@ class Broken(SyncError):
 
 class SlotLost(Broken):
     """The replication slot is gone: changes since then are in no event."""
+
+
+class EventsExpired(Broken):
+    """The topic no longer holds every event that comes next: going on would skip some."""
 
 
 class SourceReplaced(Broken):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -19,7 +19,10 @@ from connectors.debezium.envelope import decode
 from connectors.errors import (
     Broken,
     Contended,
+    DecodeFailed,
+    EventsExpired,
     Moved,
+    SchemaChanged,
     SourceReplaced,
     SyncError,
     Unappliable,
@@ -30,7 +33,7 @@ from connectors.events import ChangeEvent, Operation, Record
 from connectors.mongo import ledger
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition, Snapshot
-from consumers.apply.decide import RowOp, decide, fold
+from consumers.apply.decide import RowOp, decide, fold, unknown_columns
 from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
 from consumers.contracts import Rows, Stream
@@ -38,12 +41,18 @@ from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Key, Plan, RowPlan
 
 #: how long the parked copy of a record may be, bytes
-_PARKED_BYTES = 64_000
+_PARKED_BYTES = 16_000
+#: a look at what is visible serves that long: transaction ids wrap around
+_SEEN_FOR_S = 60.0
 _TELL_EVERY_S = 5.0
 #: after a batch that met a unique value of another row, so many are written the careful way at once
 _CAREFUL_BATCHES = 8
 #: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
 _SUSPECT_AFTER_S = 1.0
+
+
+class Stopping(Unavailable):
+    """The worker was told to stop while it waited."""
 
 
 class Log(Protocol):
@@ -95,6 +104,8 @@ class Worker:
         log: Log,
         batch_events: int = 500,
         batch_bytes: int = 8_000_000,
+        compaction_lag_ms: int = 0,
+        has_columns: Callable[[str, frozenset[str]], bool] = lambda table, columns: True,
     ) -> None:
         self.name, self.stream, self.transactions, self.rows, self.plan = (
             name,
@@ -105,6 +116,10 @@ class Worker:
         )
         self.placeholder, self.topic_ids, self.log = placeholder, topic_ids, log
         self.batch_events, self.batch_bytes = batch_events, batch_bytes
+        self.compaction_lag_ms, self.has_columns = compaction_lag_ms, has_columns
+        self._tables: dict[str, str] = {}
+        self._stop: Callable[[], bool] = lambda: False
+        self._told_shapes: set[tuple[str, frozenset[str]]] = set()
         self.writer = RowWriter(plan, rows, now_us)
         self.tally = Tally()
         self.at: dict[Partition, int | None] = {}
@@ -114,6 +129,7 @@ class Worker:
         self._told, self._told_events = time.monotonic(), 0
         self._seen: Snapshot | None = None
         self._careful = 0
+        self._looked = 0.0
 
     # -- the loop ------------------------------------------------------------------------------------------------
     def run(self, stop: Callable[[], bool], enough: Callable[[], bool] = lambda: False) -> None:
@@ -122,6 +138,7 @@ class Worker:
         Servers that are away are waited for. Raises Broken and Refused errors.
         """
         waiting, asked = 0.0, time.monotonic()
+        self._stop = stop
         while not stop():
             try:
                 self.step()
@@ -130,8 +147,11 @@ class Worker:
                 waiting = 0.0
                 if time.monotonic() - asked > 1:
                     asked = time.monotonic()
+                    self._jobs()
                     if enough():
                         return
+            except Stopping:
+                return
             except Moved as moved:
                 self.tally.moved += 1
                 self.log("positions were moved by others: going on at MongoDB's", **moved.facts)
@@ -154,7 +174,7 @@ class Worker:
         if not self._backlog:
             self._skip_markers()
             self._tell(now=False)
-            return self._jobs()
+            return False
         started = time.monotonic()
         batch = self._cut()
         self._consume(batch)
@@ -195,6 +215,7 @@ class Worker:
                     f"the topic {partition.topic} is not the one that this pipeline was set up with",
                     remedy="it was made anew: run `tandem teardown`, `tandem setup` and `tandem snapshot`",
                 )
+        self._tables.update({p.topic: position.table for p, position in found.items()})
         return {p: (found[p].at if found[p].holder is None else None) for p in partitions}
 
     def _look_at_holds(self) -> None:
@@ -226,10 +247,12 @@ class Worker:
             if known and self.stream.generation == self._generation:
                 self.stream.tell(known)
                 ledger.seen(self.transactions.db, self.name)
+                self._positions(frozenset(known))  # that the topics are still the same ones
 
     # -- a batch -------------------------------------------------------------------------------------------------
     def _cut(self) -> Batch:
         """The next batch: bounded by bytes; a truncate stands alone."""
+        self._not_too_late(self._backlog[0])
         taken: list[Record] = []
         events: list[tuple[Record, ChangeEvent]] = []
         size = 0
@@ -248,16 +271,57 @@ class Worker:
                 events.append((record, event))
         return Batch(taken, self._moves(taken, whole=len(taken) == len(self._backlog)), events)
 
+    def _not_too_late(self, record: Record) -> None:
+        """Compaction leaves only what is younger than its lag as it was: behind that, changes may be hidden."""
+        if self.compaction_lag_ms and record.timestamp_ms < time.time() * 1_000 - self.compaction_lag_ms:
+            raise EventsExpired(
+                f"{record.home.id} offset {record.offset} is older than the topic keeps every event",
+                remedy="the consumers were stopped for too long, and compaction may have hidden changes from them:"
+                " run `tandem teardown`, `tandem setup` and `tandem snapshot`",
+            )
+
     def _decoded(self, record: Record) -> ChangeEvent | None:
         """None for a record that cannot be decoded: it is parked when its turn comes."""
         try:
-            return decode(record, self.placeholder)
+            return self._decode(record)
         except Unappliable:
             return None
+
+    def _decode(self, record: Record) -> ChangeEvent:
+        """The event, of a table of the plan. Raises DecodeFailed."""
+        event = decode(record, self.placeholder)
+        if event.op is Operation.TOMBSTONE:
+            event = replace(event, table=self._tables.get(record.home.topic, ""))
+        if event.table not in self.plan.tables:
+            raise DecodeFailed(
+                f"{record.home.id} offset {record.offset} is of {event.table or 'no table'}, which is not mapped",
+                remedy="only this pipeline's connector may write to its topics",
+            )
+        return event
+
+    def _other_columns(self, event: ChangeEvent, unknown: frozenset[str]) -> None:
+        """Columns that the plan does not know: a loss, if the table has them; else the event is from before."""
+        if (event.table, unknown) in self._told_shapes:
+            return
+        if self.has_columns(event.table, unknown):
+            raise SchemaChanged(
+                f"{event.table} has columns that it had not when the consumers started",
+                remedy="look at the mapping, then start the consumers again; rows that got a column's DEFAULT without"
+                " an event have to be loaded again (`tandem verify` names them)",
+                new_columns=", ".join(sorted(unknown)),
+                partition=event.home.id,
+                offset=event.offset,
+            )
+        self._told_shapes.add((event.table, unknown))
+        self.log(
+            f"events of {event.table} from before a change of its columns: the rows are read as they are now"
+        )
 
     def _moves(self, records: Sequence[Record], *, whole: bool) -> dict[Partition, tuple[int, int]]:
         ends: dict[Partition, int] = {}
         for record in records:
+            if record.offset < (self.at[record.home] or 0):
+                raise Moved(f"{record.home.id} is read from elsewhere", remedy="go on at MongoDB's position")
             ends[record.home] = record.offset + 1
         moves = {}
         for partition, end in ends.items():
@@ -295,13 +359,21 @@ class Worker:
     def _await_visible(self, batch: Batch) -> None:
         """Wait until PostgreSQL shows every transaction of the batch: a commit can be decoded before that."""
         pause = 0.002
+        if time.monotonic() - self._looked > _SEEN_FOR_S:
+            self._seen = None
         unseen = {e.tx for _, e in batch.events if e.tx is not None and not self._is_old(e.tx)}
         while unseen:
             shown = self._seen = self.rows.visible_now()
+            self._looked = time.monotonic()
             unseen = {tx for tx in unseen if not shown.shows(tx)}
             if unseen:
+                self._check_stop()
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.2)
+
+    def _check_stop(self) -> None:
+        if self._stop():
+            raise Stopping("stopped while waiting", remedy="nothing was left half done")
 
     def _is_old(self, tx: int) -> bool:
         return self._seen is not None and self._seen.full_id(tx) < self._seen.xmin
@@ -328,6 +400,7 @@ class Worker:
                     ended = ledger.end_sessions_of_others(self.transactions.db, self.name, moves)
                     if ended:
                         self.log("ended the sessions of former owners of these partitions", sessions=ended)
+                self._check_stop()
                 time.sleep(pause)
                 pause = min(pause * 2, 0.2)
         for partition, (_, end) in moves.items():
@@ -341,20 +414,17 @@ class Worker:
         behind = self._parked_of(tx)
         latest = 0
         for record in records:
-            event = decode(record, self.placeholder)
+            event = self._decode(record)
             latest = max(latest, event.commit_ms)
             if event.op is Operation.TRUNCATE:
                 self._truncate(tx, event)
                 continue
-            if (
-                event.op is Operation.TOMBSTONE
-                or event.lsn < marks[record.home]
-                or event.table not in self.plan.tables
-            ):
-                continue
-            op = decide(event, self.plan.tables[event.table])
-            if op is None:
-                continue
+            if event.op is not Operation.TOMBSTONE and event.lsn < marks[record.home]:
+                continue  # void since a truncate
+            table = self.plan.tables[event.table]
+            op = decide(event, table)
+            if unknown := unknown_columns(event, table):
+                self._other_columns(event, unknown)
             if behind and parked_id(event.table, op.key) in behind:
                 self._park(
                     tx, record, event.table, op.key, "ParkedBehind", "an earlier event of this row is parked"
@@ -386,7 +456,7 @@ class Worker:
     def _park_record(self, tx: Transaction, record: Record, trouble: Unappliable) -> None:
         table, key = record.home.topic, None
         try:
-            event = decode(record, self.placeholder)
+            event = self._decode(record)
             table, plan = event.table, self.plan.tables[event.table]
             key = plan.key_of(plan.from_event(event.key))
         except (Unappliable, KeyError):

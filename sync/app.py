@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from connectors.debezium import config
-from connectors.errors import MappingInvalid, NotComplete, NotSetUp, SyncError
+from connectors.errors import MappingChanged, MappingInvalid, NotComplete, NotSetUp, SourceReplaced, SyncError
 from connectors.kafka.admin import Admin
 from connectors.kafka.consumer import GroupConsumer
 from connectors.mongo import client as mongo
@@ -19,6 +19,7 @@ from connectors.mongo import ledger
 from connectors.mongo.client import Database
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
+from connectors.postgres import catalog, slots
 from connectors.postgres.client import connect, translated
 from connectors.postgres.rows import CurrentRows
 from consumers.mapping import spec
@@ -29,7 +30,7 @@ from sync.lag.token import Completeness, Standing, Token, parse_target
 from sync.settings import Settings
 from sync.setup import target
 from sync.setup.make import Setup, SetupReport, Teardown, load_plan
-from sync.snapshot.load import Loader, LoadReport
+from sync.snapshot.load import LEASE_S, Loader, LoadReport
 from sync.verify.report import VerifyReport
 from sync.verify.run import verify as run_verify
 
@@ -77,6 +78,10 @@ def snapshot(
             stack.enter_context(slot_snapshot)
         with connect(settings.source, name="tandem snapshot") as session:
             plan = load_plan(settings, session)
+            facts = slots.server_facts(session)
+        db = mongo.connect(settings.target, name="tandem snapshot")
+        stack.callback(db.client.close)
+        _check_pipeline(db, plan, facts)
         loader = Loader(
             settings.source,
             settings.target,
@@ -118,12 +123,6 @@ def _is_set_up(settings: Settings) -> bool:
         db.client.close()
 
 
-def _is_loading(db: Database) -> bool:
-    """Whether a loader says that it lives."""
-    known = ledger.state(db, "load")
-    return bool(known and known.get("beat"))
-
-
 class Consumers:
     """One consumer process: a worker, and what it does besides when it has caught up."""
 
@@ -140,12 +139,14 @@ class Consumers:
         with ExitStack() as stack:
             with connect(settings.source, name="tandem consumer") as session:
                 plan = load_plan(settings, session)
+                facts = slots.server_facts(session)
             db = mongo.connect(settings.target, name="tandem consumer")
             stack.callback(db.client.close)
             admin = stack.enter_context(Admin(settings.kafka))
             topics = [config.topic_of(settings.kafka.topic_prefix, table) for table in plan.tables]
             if not ledger.positions(db):
                 raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+            _check_pipeline(db, plan, facts)
             rows = CurrentRows(settings.source)
             stack.callback(rows.close)
             complete = Completeness(settings.source, db, admin)
@@ -164,6 +165,8 @@ class Consumers:
                 log=self.log,
                 batch_events=settings.limits.batch_events,
                 batch_bytes=settings.limits.batch_bytes,
+                compaction_lag_ms=settings.kafka.compaction_lag_hours * 3_600_000,
+                has_columns=lambda table, columns: self._has_columns(table, columns),
             )
             stack.callback(worker.close)
             self._unique = target.missing_unique(db, plan.declared)
@@ -171,6 +174,15 @@ class Consumers:
             self.log("consuming", topics=len(topics), group=settings.kafka.group_id, name=self.name)
             worker.run(stop, lambda: self._enough(db, admin, plan, complete))
         return worker.tally
+
+    def _has_columns(self, table: str, columns: frozenset[str]) -> bool:
+        """Whether a table has any of these columns now."""
+        with (
+            connect(self.settings.source, name="tandem consumer") as session,
+            translated(self.settings.source),
+        ):
+            found = catalog.tables(session, [table]).get(table)
+        return found is not None and any(found.column(name) for name in columns)
 
     def _enough(self, db: Database, admin: Admin, plan: Plan, complete: Completeness) -> bool:
         """Build unique indexes of what has caught up; say whether all is done that was asked for."""
@@ -184,7 +196,7 @@ class Consumers:
         if self._until is None:
             return False
         standing = complete.look(self._until)
-        if standing.held and not _is_loading(db):
+        if standing.held and not ledger.load_lives(db, LEASE_S):
             raise NotComplete(
                 f"not loaded yet: {', '.join(standing.held)}",
                 remedy="run `tandem snapshot` first, or beside this",
@@ -201,6 +213,26 @@ class Consumers:
                 " filter; or mend the duplicates",
             )
         return standing.token is not None and not self._unique
+
+
+def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts | None = None) -> None:
+    """Refuse another mapping than the pipeline was set up with, and another source."""
+    known = ledger.state(db, "pipeline") or {}
+    if known.get("mapping") != plan.digest:
+        raise MappingChanged(
+            "the mapping is not the one that the pipeline was set up with",
+            remedy="run `tandem setup`, then start again",
+        )
+    if facts is None:
+        return
+    if facts.in_recovery:
+        raise SourceReplaced("POSTGRES_DSN leads to a standby", remedy="give the primary's address")
+    if (facts.system_identifier, facts.database) != (known.get("system"), known.get("database")):
+        raise SourceReplaced(
+            "POSTGRES_DSN leads to another database than the one that the pipeline was set up with",
+            remedy="correct POSTGRES_DSN",
+            database=facts.database,
+        )
 
 
 def _named(indexes: Sequence[tuple[str, spec.Index]]) -> str:

@@ -24,6 +24,13 @@ SHORT_NAMES = {
     "MONGODB_URI": ("target", "uri"),
     "MONGODB_DATABASE": ("target", "database"),
 }
+#: what two pipelines may not share is named after the slot, unless it is given
+NAMED_AFTER_SLOT = (
+    ("source", "publication"),
+    ("kafka", "topic_prefix"),
+    ("kafka", "group_id"),
+    ("connect", "connector"),
+)
 SECTIONS = ("source", "kafka", "connect", "target", "limits")
 
 
@@ -70,6 +77,9 @@ def read(
         content["mapping"] = mapping
     for section in SECTIONS:
         content.setdefault(section, {})
+    slot = content["source"].get("slot", "tandem")
+    for section, key in NAMED_AFTER_SLOT:
+        content[section].setdefault(key, slot)
     try:
         settings = Settings.model_validate(content)
     except ValidationError as error:

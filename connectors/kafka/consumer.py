@@ -89,6 +89,7 @@ class GroupConsumer:
                 found = self._consumer.poll(timeout_ms=timeout_ms, max_records=most)
             except (kafka_errors.NoOffsetForPartitionError, kafka_errors.IllegalStateError):
                 # a partition that was just assigned and has not been placed: nothing is committed, on purpose
+                self._changed()  # and whatever was fetched for others is read again from where MongoDB says
                 return {}
         polled = {}
         for tp, records in found.items():

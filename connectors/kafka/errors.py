@@ -8,15 +8,11 @@ from contextlib import contextmanager
 
 import kafka.errors as kafka_errors
 
-from connectors.errors import Broken, ServerGone, SyncError, TopicMissing
+from connectors.errors import EventsExpired, ServerGone, SettingsInvalid, SyncError, TopicMissing
 from connectors.settings import KafkaEndpoint
 
 # kafka-python warns of a coroutine that a closed client leaves behind; it is done with by then
 warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"kafka\.")
-
-
-class EventsExpired(Broken):
-    """The topic no longer holds the events that come next: going on would skip them."""
 
 
 @contextmanager
@@ -28,10 +24,25 @@ def translated(endpoint: KafkaEndpoint) -> Iterator[None]:
         raise translate(error, endpoint) from error
 
 
+@contextmanager
+def connecting(endpoint: KafkaEndpoint) -> Iterator[None]:
+    """The same for a client that is being made, which reads the addresses. Raises SettingsInvalid."""
+    try:
+        with translated(endpoint):
+            yield
+    except ValueError as error:
+        raise SettingsInvalid(
+            f"kafka.bootstrap_servers cannot be read: {error}",
+            remedy="give host:port, or several with commas between them, in KAFKA_BOOTSTRAP_SERVERS",
+            bootstrap_servers=endpoint.bootstrap_servers,
+        ) from None
+
+
 def translate(error: Exception, endpoint: KafkaEndpoint) -> SyncError:
     """The error of this project that one of kafka-python's stands for."""
     place = {"bootstrap_servers": endpoint.bootstrap_servers}
-    what = f"{type(error).__name__}: {error}".split("\n")[0]
+    name = type(error).__name__
+    what = f"{name}: {str(error).removeprefix(f'{name}: ')}".split("\n")[0]
     if isinstance(error, kafka_errors.OffsetOutOfRangeError | kafka_errors.NoOffsetForPartitionError):
         return EventsExpired(
             f"Kafka no longer has the events that come next ({what})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,8 @@ CODEC: CodecOptions[Document] = CodecOptions(
     uuid_representation=UuidRepresentation.STANDARD,
     datetime_conversion=DatetimeConversion.DATETIME_MS,
 )
+#: TransactionTooLarge, TransactionTooLargeForCache
+_TOO_LARGE = {257, 388}
 #: WriteConflict, NoSuchTransaction, LockTimeout, SnapshotUnavailable, interrupted and the like
 _TRANSIENT = {24, 112, 225, 244, 246, 251, 262, 290, 11601}
 
@@ -59,7 +62,9 @@ def connect(target: TargetEndpoint, *, timeout_ms: int = 10_000, name: str = "ta
         client: MongoClient[Document] = MongoClient(
             target.uri.get_secret_value(), serverSelectionTimeoutMS=timeout_ms, appname=name
         )
-    except (InvalidURI, ConfigurationError, ValueError):
+    except (InvalidURI, ConfigurationError, ValueError) as error:
+        if type(error) is ConfigurationError and error.__cause__ is not None:  # DNS, of a mongodb+srv address
+            raise _gone(str(error)) from None
         raise SettingsInvalid(
             "the MongoDB URI cannot be read (it is not shown here: it may hold a password)",
             remedy="use the form mongodb://host:port/?options in MONGODB_URI",
@@ -98,6 +103,8 @@ def translate(error: Exception) -> SyncError:
     else:
         code, message = getattr(error, "code", None), str(error)
     message = message.split(", full error:")[0]
+    if code in _TOO_LARGE:
+        return WriteRefused(f"MongoDB: {message}", remedy="it is written in smaller parts", mongo_code=code)
     if isinstance(error, ServerSelectionTimeoutError):  # labelled transient too, in a transaction
         return _gone(message)
     if isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError"):
@@ -132,7 +139,7 @@ def translate(error: Exception) -> SyncError:
             mongo_code=code,
         )
     if isinstance(error, AutoReconnect) or (
-        isinstance(error, OperationFailure) and code in (91, 189, 10107, 11600, 11602, 13435)
+        isinstance(error, OperationFailure) and code in (50, 64, 91, 189, 10107, 11600, 11602, 13435)
     ):
         return _gone(message)
     if isinstance(error, PyMongoError) and not isinstance(error, OperationFailure):
@@ -144,6 +151,6 @@ def translate(error: Exception) -> SyncError:
 
 def _gone(message: str) -> ServerGone:
     return ServerGone(
-        f"MongoDB cannot be reached: {message.split(', Timeout:')[0]}",
+        f"MongoDB cannot be reached: {re.sub(r' [(]configured timeouts:.*?[)]', '', message.split(', Timeout:')[0])}",
         remedy="start the server, or correct host and port in MONGODB_URI",
     )

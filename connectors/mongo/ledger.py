@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bson import DatetimeMS, Int64
+from bson import Binary, DatetimeMS, Int64
 
 from connectors.errors import Moved
 from connectors.mongo.client import Database, Document, translated
@@ -34,6 +34,8 @@ ANCHORS = "_tandem_anchors"
 WORKERS = "_tandem_workers"
 STATE = "_tandem_state"
 OWN = (POSITIONS, CLAIMS, CHUNKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
+#: so many of the last events of a parked row are kept; `count` counts them all
+_PARKED_EVENTS = 50
 #: the holder of a table from setup on, until a load takes it
 UNLOADED = "load:none"
 
@@ -87,15 +89,18 @@ def set_state(db: Database, name: str, **fields: object) -> None:
         db[STATE].update_one({"_id": name}, {"$set": fields}, upsert=True)
 
 
-def add_positions(db: Database, table: str, topic_id: str, partitions: Iterable[Partition]) -> None:
-    """Positions of a table that streams nothing yet: at the beginning, held until its load. Those there stay."""
+def add_positions(db: Database, table: str, topic_id: str, ends: Mapping[Partition, int]) -> None:
+    """Positions of a table that streams nothing yet: at the end, held until its load. Those there stay.
+
+    What lies in a topic already, of an earlier pipeline, is older than any load that is still to come.
+    """
     with translated():
-        for partition in partitions:
+        for partition, end in ends.items():
             db[POSITIONS].update_one(
                 {"_id": partition.id},
                 {
                     "$setOnInsert": {
-                        "at": Int64(0),
+                        "at": Int64(end),
                         "holder": UNLOADED,
                         "mark": Int64(0),
                         "table": table,
@@ -104,6 +109,13 @@ def add_positions(db: Database, table: str, topic_id: str, partitions: Iterable[
                 },
                 upsert=True,
             )
+
+
+def skip_to(db: Database, ends: Mapping[Partition, int]) -> None:
+    """Before a slot is made: what an earlier one sent is not to be applied over the load that follows."""
+    with translated():
+        for partition, end in ends.items():
+            db[POSITIONS].update_one({"_id": partition.id}, {"$max": {"at": Int64(end)}})
 
 
 def register_worker(
@@ -136,6 +148,14 @@ def workers(db: Database, within_s: float) -> tuple[list[Document], list[Documen
     return alive, [w for w in found if w not in alive]
 
 
+def load_lives(db: Database, within_s: float) -> bool:
+    """Whether a loader has said within this time that it lives."""
+    with translated():
+        now = db.command("hello")["localTime"]
+        known = db[STATE].find_one({"_id": "load"})
+    return known is not None and "beat" in known and _ms(now) - _ms(known["beat"]) < within_s * 1_000
+
+
 def _ms(moment: datetime | DatetimeMS) -> int:
     """Answers of commands come as datetime, documents as DatetimeMS."""
     return int(moment if isinstance(moment, DatetimeMS) else DatetimeMS(moment))
@@ -158,7 +178,8 @@ def end_sessions_of_others(db: Database, worker: str, partitions: Iterable[Parti
             db[WORKERS].find({"_id": {"$ne": worker}, "partitions": {"$in": [p.id for p in partitions]}})
         )
         if others:
-            db.client.admin.command({"killSessions": [{"id": other["lsid"]} for other in others]})
+            lsids = [{"id": Binary.from_uuid(other["lsid"])} for other in others]
+            db.client.admin.command({"killSessions": lsids})
             db[WORKERS].delete_many({"_id": {"$in": [other["_id"] for other in others]}})
     return len(others)
 
@@ -262,7 +283,7 @@ def park(
                 "code": code,
                 "reason": reason,
             },
-            "$push": {"events": event},
+            "$push": {"events": {"$each": [event], "$slice": -_PARKED_EVENTS}},
             "$inc": {"count": Int64(1)},
         },
         upsert=True,

@@ -65,6 +65,15 @@ def index_names(db: Database, name: str) -> set[str]:
         return set(db[name].index_information())
 
 
+def drop_indexes(db: Database, name: str, indexes: Iterable[str]) -> None:
+    """Drop those of these indexes that there are."""
+    there = index_names(db, name)
+    with translated():
+        for index in indexes:
+            if index in there:
+                db[name].drop_index(index)
+
+
 def create_vector_index(
     db: Database, name: str, *, index_name: str, path: str, dimensions: int, similarity: str
 ) -> bool | None:

@@ -23,6 +23,8 @@ class Column:
     generated: bool
     #: the declared type as SQL, for casts
     cast: str
+    #: its collation as SQL, empty where the type has none
+    collation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Table:
 
 _TABLES = """
 SELECT n.nspname || '.' || c.relname, c.oid, c.relkind::text, c.relreplident::text, c.relpersistence::text,
-       c.relhassubclass AND c.relkind = 'r', c.reltuples::bigint,
+       c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), c.reltuples::bigint,
        coalesce((SELECT array_agg(a.attname::text ORDER BY k.ord)
                  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, ord)
                  JOIN pg_attribute a ON a.attnum = k.num
@@ -85,7 +87,9 @@ SELECT a.attname::text,
             WHEN t.typtype = 'e' THEN 'enum'
             WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(t.oid, NULL)
             ELSE t.typname::text END,
-       a.attnotnull, a.attgenerated <> '', format_type(a.atttypid, -1)
+       a.attnotnull, a.attgenerated <> '', format_type(a.atttypid, -1),
+       coalesce((SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)
+                 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation), '')
 FROM pg_attribute a
 JOIN resolved t ON t.start = a.atttypid
 LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' AND t.typsubscript = 'array_subscript_handler'::regproc

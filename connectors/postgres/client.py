@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -77,6 +78,23 @@ def translated(source: SourceEndpoint | None = None) -> Iterator[None]:
         raise translate(error, source) from error
 
 
+#: libpq tells no SQLSTATE of a login that was refused, only the server's words; in another language they are not
+#: known, and the server counts as away. Source: PostgreSQL, src/backend/libpq/auth.c, utils/init/postinit.c
+_REFUSALS = (
+    (re.compile(r'FATAL: +database ".*" does not exist'), "3D000"),
+    (re.compile(r'FATAL: +role ".*" does not exist'), "28000"),
+    (re.compile(r'FATAL: +role ".*" is not permitted to log in'), "28000"),
+    (re.compile(r"FATAL: +(no pg_hba\.conf entry|pg_hba\.conf rejects)"), "28000"),
+    (re.compile(r'FATAL: +[\w -]*authentication failed for user ".*"'), "28P01"),
+    (re.compile(r"no password supplied"), "28P01"),
+    (re.compile(r"FATAL: +permission denied for database"), "42501"),
+)
+
+
+def _refused_at_login(message: str) -> str:
+    return next((state for words, state in _REFUSALS if words.search(message)), "")
+
+
 def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> SyncError:
     """The error of this project that a psycopg error stands for (PostgreSQL documentation, Appendix A)."""
     state = error.sqlstate or ""
@@ -85,10 +103,9 @@ def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> Syn
         (error.diag.message_primary or str(error).strip().splitlines()[0])
         if str(error)
         else type(error).__name__
-    )
-    if not state and "password authentication failed" in str(error):  # raised before there is a result
-        state = "28P01"
-    if state.startswith("28") or "no password supplied" in message:
+    ).removeprefix("connection failed: ")
+    state = state or _refused_at_login(message)
+    if state.startswith("28"):
         return SourceNotReady(
             f"PostgreSQL refuses the login: {message}",
             remedy="correct user and password in POSTGRES_DSN, and pg_hba.conf on the server",
@@ -104,7 +121,7 @@ def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> Syn
         return ServerGone(f"PostgreSQL: {message}", remedy="raise max_connections or close sessions", **place)
     if state in ("40001", "40P01", "55P03", "57014"):
         return Contended(f"PostgreSQL: {message}", remedy="it is tried again", **place)
-    if not state or state.startswith(("08", "57P")):
+    if not state or state.startswith(("08", "53", "57P", "58")):
         return ServerGone(
             f"PostgreSQL cannot be reached: {message}",
             remedy="start the server, or correct host and port in POSTGRES_DSN",

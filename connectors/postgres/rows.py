@@ -34,6 +34,8 @@ class TableRead:
     columns: tuple[Selected, ...]
     key: tuple[str, ...]
     casts: tuple[str, ...]
+    #: collations of the key columns as SQL, empty where there is none
+    collations: tuple[str, ...] = ()
 
     def select(self) -> sql.Composed:
         """`SELECT columns FROM table`."""
@@ -56,9 +58,17 @@ def identifier(table: str) -> sql.Identifier:
     return sql.Identifier(*table.split(".", 1))
 
 
-def in_range(columns: Sequence[str], casts: Sequence[str], keys: KeyRange) -> sql.Composable:
-    """A condition on columns that hold a key: in this range."""
-    row = sql.SQL("({})").format(sql.SQL(", ").join(sql.Identifier(c) for c in columns))
+def in_range(columns: Sequence[str], read: TableRead, keys: KeyRange, *, collate: bool) -> sql.Composable:
+    """A condition on columns that hold a key of `read`'s table: in this range.
+
+    collate: compare as that table's key does, also where these columns have another collation.
+    """
+    casts = read.casts
+    names = [
+        sql.SQL("{} COLLATE " + order).format(sql.Identifier(c)) if collate and order else sql.Identifier(c)
+        for c, order in zip(columns, read.collations or ("",) * len(columns), strict=True)
+    ]
+    row = sql.SQL("({})").format(sql.SQL(", ").join(names))
 
     def bound(values: Sequence[str]) -> sql.Composed:
         typed = [sql.SQL("{}::" + cast).format(sql.Literal(v)) for v, cast in zip(values, casts, strict=True)]
@@ -106,19 +116,17 @@ class SnapshotReader:
     def copy(
         self,
         read: TableRead,
-        range_columns: Sequence[str],
-        range_casts: Sequence[str],
         keys: KeyRange,
         where: str | None,
-        order_by: Sequence[str] = (),
+        parent: tuple[TableRead, Sequence[str]] | None = None,
     ) -> Iterator[Row]:
-        """Stream rows whose range_columns lie in a range, by binary COPY. Memory does not grow with their number."""
-        condition = in_range(range_columns, range_casts, keys)
+        """Stream rows by binary COPY whose key lies in a range; or, parent given, those whose columns with that
+        table's key do. Memory does not grow with their number."""
+        of, columns = parent or (read, read.key)
+        condition = in_range(columns, of, keys, collate=parent is not None)
         if where:
             condition = sql.SQL("{} AND ({})").format(condition, sql.SQL(where))
         query = sql.SQL("{} WHERE {}").format(read.select(), condition)
-        if order_by:
-            query += sql.SQL(" ORDER BY {}").format(sql.SQL(", ").join(sql.Identifier(c) for c in order_by))
         copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
         with translated(self._source), self._session.cursor() as cursor, cursor.copy(copy) as stream:
             stream.set_types([c.wire for c in read.columns])

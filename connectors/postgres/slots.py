@@ -81,6 +81,13 @@ def emit_marker(session: Session) -> None:
     session.execute("SELECT pg_logical_emit_message(false, 'tandem.marker', '')")
 
 
+def current_transaction(session: Session) -> int:
+    """A transaction id of now: whatever began before has a lower one."""
+    row = session.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def visible_now(session: Session) -> Snapshot:
     """What a statement that begins now would see. The server is the primary."""
     row = session.execute("SELECT pg_current_snapshot()::text").fetchone()
@@ -109,9 +116,10 @@ def publish(session: Session, publication: str, tables: Sequence[str]) -> None:
             )
         )
     else:
-        session.execute(
-            sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(sql.Identifier(publication), names)
-        )
+        name = sql.Identifier(publication)
+        session.execute(sql.SQL("ALTER PUBLICATION {} SET TABLE {}").format(name, names))
+        options = "publish_via_partition_root = true, publish = 'insert, update, delete, truncate'"
+        session.execute(sql.SQL("ALTER PUBLICATION {} SET (" + options + ")").format(name))
 
 
 def drop_publication(session: Session, publication: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from connectors.errors import DecodeFailed, SchemaChanged
+from connectors.errors import DecodeFailed
 from connectors.events import ChangeEvent, Operation
 from consumers.mapping.plan import Key, TablePlan
 
@@ -45,20 +45,19 @@ class Read:
 RowOp = Put | Gone | Read
 
 
-def decide(event: ChangeEvent, table: TablePlan) -> RowOp | None:
-    """What one event asks of its row; None for a tombstone, which says nothing new.
+def decide(event: ChangeEvent, table: TablePlan) -> RowOp:
+    """What one event asks of its row. Raises DecodeFailed for a value that cannot be read.
 
-    Raises DecodeFailed for a value that cannot be read, SchemaChanged when the event's columns are not those
-    that the plan was made for.
+    A tombstone asks what the delete before it asks: compaction may have left only the tombstone. An event
+    with other columns than the plan was made for, from before or after a change of the table, has the row
+    read: as it is now is always right.
     """
-    if event.op is Operation.TOMBSTONE:
-        return None
     key = table.key_of(_key_natives(event, table))
-    if event.op is Operation.DELETE or event.row is None:
+    if event.op in (Operation.DELETE, Operation.TOMBSTONE) or event.row is None:
         return Gone(key, event.offset, event.lsn)
-    if event.row.keys() | event.unsent != table.sent:
-        raise _changed(event, table)
     create = event.op is not Operation.UPDATE
+    if event.row.keys() | event.unsent != table.sent:
+        return Read(key, create, event.offset, event.lsn)
     missing = event.unsent & table.names
     if table.reread or missing & table.needed or (create and missing):
         return Read(key, create, event.offset, event.lsn)
@@ -106,15 +105,6 @@ def _key_natives(event: ChangeEvent, table: TablePlan) -> Mapping[str, Any]:
     return natives
 
 
-def _changed(event: ChangeEvent, table: TablePlan) -> SchemaChanged:
-    there = set(event.row or ()) | event.unsent
-    new, lost = sorted(there - table.sent), sorted(table.sent - there)
-    return SchemaChanged(
-        f"{table.name} is no longer as it was when the consumers started",
-        remedy="look at the mapping, then start the consumers again; rows that got a new column's DEFAULT without an"
-        " event have to be loaded again (`tandem verify` names them)",
-        new_columns=", ".join(new) or "none",
-        missing_columns=", ".join(lost) or "none",
-        partition=event.home.id,
-        offset=event.offset,
-    )
+def unknown_columns(event: ChangeEvent, table: TablePlan) -> frozenset[str]:
+    """Columns that an event has and the plan does not know: added since, or dropped before it was made."""
+    return frozenset() if event.row is None else frozenset((event.row.keys() | event.unsent) - table.known)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
-from bson import ObjectId
+from bson import Binary, ObjectId
 
 from connectors.errors import UniqueTaken
 from connectors.mongo.transaction import Transaction
@@ -81,6 +82,8 @@ def _values(document: Mapping[str, Any], fields: tuple[str, ...]) -> tuple[Any, 
 
 
 def _hashable(value: Any) -> Any:
+    if isinstance(value, UUID):  # as it is read; it is written as Binary
+        return Binary.from_uuid(value)
     return repr(value) if isinstance(value, dict | list) else value
 
 

@@ -45,6 +45,7 @@ def table_read(table: TablePlan) -> TableRead:
         tuple(Selected(name, codec.select, codec.wire) for name, codec in table.columns),
         table.key,
         tuple(kinds[column].cast for column in table.key),
+        tuple(kinds[column].collation for column in table.key),
     )
 
 
@@ -94,7 +95,7 @@ class RowWriter:
                 for use in self.plan.uses(table):
                     if not use.array:
                         done.untangled += self._untangle(tx, use, settled, now)
-        arrays = _Arrays(tx, self.plan)
+        arrays = Arrays(tx, self.plan)
         for table, of in settled.items():
             for use in self.plan.uses(table):
                 if use.array:
@@ -154,7 +155,7 @@ class RowWriter:
 
     # -- staged rows -------------------------------------------------------------------------------------------
     def _stage(
-        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays
+        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: Arrays
     ) -> None:
         ids = [row_key(key) for key in of]
         parents = {d["_id"]: d["p"] for d in by_ids(tx, use.staging, ids, {"p": 1})}
@@ -190,7 +191,7 @@ class RowWriter:
 
     # -- documents ---------------------------------------------------------------------------------------------
     def _documents(
-        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: _Arrays, careful: bool
+        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: Arrays, careful: bool
     ) -> None:
         ids = {use.id_of(key): op for key, op in of.items()}
         embeds = self.plan.arrays.get(use.collection)
@@ -261,7 +262,7 @@ class RowWriter:
     # -- after a truncate --------------------------------------------------------------------------------------
     def remove_below(self, tx: Transaction, use: RowPlan, ids: Sequence[Any], lsn: Lsn) -> int:
         """Remove those of these documents or staged rows that are older than a truncate. Returns how many."""
-        arrays = _Arrays(tx, self.plan)
+        arrays = Arrays(tx, self.plan)
         target, stamp = (use.staging, "l") if use.array else (use.collection, "_sync.lsn")
         query = {"_id": {"$in": list(ids)}, stamp: {"$lt": Int64(lsn)}}
         for found in tx.find(target, query, {"p": 1}):
@@ -274,7 +275,7 @@ class RowWriter:
         return removed
 
 
-class _Arrays:
+class Arrays:
     """Which parents' arrays have to be made anew, and their anchors: all who change what an array is made from
     meet there, and one of two that do so at once conflicts and runs again (reads alone would not: write skew)."""
 

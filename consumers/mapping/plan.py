@@ -5,6 +5,7 @@ A table may be used several times: as a collection of its own, and embedded in o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -60,7 +61,7 @@ class TablePlan:
 
     columns: those that some use needs, in the table's order; names: theirs. key: its primary key. reread:
     those that no event carries faithfully, so that every change makes the row be read from PostgreSQL.
-    sent: every column that an event of this table has, needed or not. needed: columns without which a row
+    known: every column it had when the plan was made. sent: every column that an event of this table has, needed or not. needed: columns without which a row
     sent in part cannot be judged or placed by some use.
     """
 
@@ -70,6 +71,7 @@ class TablePlan:
     reread: frozenset[str]
     sent: frozenset[str]
     needed: frozenset[str]
+    known: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -148,7 +150,15 @@ class RowPlan:
 
     def inside(self, natives: Natives, now_us: int) -> bool:
         """Whether the row is there under its filter (three-valued: only true is)."""
-        return self.where is None or self.where(natives, now_us) is True
+        if self.where is None:
+            return True
+        try:
+            return self.where(natives, now_us) is True
+        except (ValueError, TypeError, ArithmeticError) as error:
+            raise MappingFailed(
+                f"{self.table.name}: `where` cannot be evaluated for a row: {error}",
+                remedy="mend the row or the condition; then retry the parked event",
+            ) from error
 
     def id_of(self, key: Key) -> ObjectId:
         """The `_id` of the document of the row with this key."""
@@ -179,8 +189,8 @@ class RowPlan:
                 column = name
                 value = compute(natives, now_us)
                 fields[name] = value if value is None or convert is None else convert(value)
-        except (MappingFailed, ValueError) as error:
-            what = error.what if isinstance(error, MappingFailed) else str(error)
+        except (MappingFailed, ValueError, TypeError, ArithmeticError) as error:
+            what = error.what if isinstance(error, MappingFailed) else f"{type(error).__name__}: {error}"
             raise MappingFailed(
                 f"{self.table.name}.{column}: {what}",
                 remedy="mend the row, or omit the column in the mapping; then retry the parked event",
@@ -199,6 +209,11 @@ class Plan:
     groups: tuple[tuple[str, ...], ...]
     declared: spec.Mapping_
     _uses: dict[str, list[RowPlan]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def digest(self) -> str:
+        """Stands for what is declared: two files with the same meaning have the same one."""
+        return hashlib.blake2b(self.declared.model_dump_json().encode(), digest_size=12).hexdigest()
 
     def uses(self, table: str) -> list[RowPlan]:
         """Every use of a table: embedded ones first, since parents are made from what they stage."""
@@ -390,6 +405,7 @@ def _table_plan(table: Table, used: AbstractSet[str], needed: AbstractSet[str]) 
         reread=names & left_out,
         sent=frozenset(c.name for c in table.columns) - left_out,
         needed=frozenset(needed),
+        known=frozenset(c.name for c in table.columns),
     )
 
 
@@ -414,9 +430,29 @@ def compile_plan(declared: spec.Mapping_, catalog: Mapping[str, Table], lines: s
             if staged is not None:
                 arrays.setdefault(name, {})[array] = staged
         _fields_are_distinct(compiler, path, name, documents, arrays, collection)
+        if name in documents:
+            _unique_without_nulls(compiler, path, documents[name], collection)
     if compiler.mistakes:
         raise lines.invalid(compiler.mistakes)
     return _merged(declared, documents, arrays)
+
+
+def _unique_without_nulls(
+    compiler: _Compiler, path: Path_, use: RowPlan, collection: spec.Collection
+) -> None:
+    """PostgreSQL takes several NULLs in a unique column; a unique index of MongoDB takes one."""
+    nullable = {
+        field
+        for field, column, _ in (*use.fields, *use.references)
+        if not _column(use.table.table, column).not_null
+    }
+    for number, index in enumerate(collection.indexes):
+        if index.unique and index.partial is None and (bad := sorted(nullable & set(index.keys))):
+            compiler.wrong(
+                (*path, "indexes", number),
+                f"a unique index over {', '.join(bad)}, which may be NULL in several rows: MongoDB would take one;"
+                f" add partial: {{{bad[0]}: {{$type: ...}}}}",
+            )
 
 
 def _fields_are_distinct(
@@ -437,6 +473,8 @@ def _fields_are_distinct(
         written += [f for f, _, _ in use.computed] + [f for f, _ in use.constants] + list(more)
         for name_ in sorted({f for f in written if written.count(f) > 1}):
             compiler.wrong(place, f"two things would be written to the field '{name_}': rename or omit one")
+        for name_ in sorted({f for f in written if "." in f or f.startswith("$") or not f}):
+            compiler.wrong(place, f"'{name_}' cannot be a field's name: rename the column")
         for name_ in sorted({"_id", "_sync"} & set(written)):
             compiler.wrong(place, f"the field '{name_}' is tandem's own: rename the column")
 

@@ -114,7 +114,7 @@ def _instant_from_event(value: Any) -> int:
         if value in ("infinity", "-infinity"):
             return PLUS_INFINITY if value == "infinity" else MINUS_INFINITY
         raise DecodeFailed(
-            f"not a timestamp with time zone: {value!r}",
+            "a value is not a timestamp with time zone",
             remedy="report this value: Debezium's form has changed",
         )
     year, month, day, hour, minute, second, fraction, zone = match.groups()

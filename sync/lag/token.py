@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from connectors.errors import NotComplete, NotSetUp, SettingsInvalid, SlotLost
+from connectors.errors import NotComplete, NotSetUp, SettingsInvalid, SlotLost, SourceReplaced
 from connectors.kafka.admin import Admin
 from connectors.mongo import ledger
 from connectors.mongo.client import Database
@@ -135,10 +135,26 @@ class Completeness:
                     self._asked = lsn
                 state = "" if slot.active else "; nobody streams from the slot"
                 return Standing([f"{lsn - slot.confirmed} bytes of WAL are not yet in Kafka{state}"])
+            self._is_ours(slot)
         positions = ledger.positions(self.db)
         if not positions:
             raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+        there = self.admin.topics({p.topic for p in positions})
+        for p, position in positions.items():
+            if p.topic in there and there[p.topic].id != position.topic_id:
+                raise SourceReplaced(
+                    f"the topic {p.topic} was made anew: what it held is gone",
+                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+                )
         return judge(lsn, self.admin.ends(list(positions)), read_ledger(self.transactions))
+
+    def _is_ours(self, slot: slots.SlotFacts) -> None:
+        known = ledger.state(self.db, "pipeline") or {}
+        if slot.database != known.get("database", slot.database):
+            raise SourceReplaced(
+                f"the slot {self.slot} is of the database {slot.database}, not of {known['database']}",
+                remedy="correct POSTGRES_DSN or TANDEM_SOURCE__SLOT",
+            )
 
     def wait(
         self, lsn: Lsn, timeout_s: float | None, tell: Callable[[Standing], None] = lambda _: None

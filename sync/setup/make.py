@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bson import Int64
+
 from connectors.debezium import config
 from connectors.debezium.connect import PLUGIN, Connect
 from connectors.errors import (
@@ -14,8 +16,10 @@ from connectors.errors import (
     Contended,
     MappingInvalid,
     SlotLost,
+    SlotTaken,
     SourceReplaced,
     TopicMissing,
+    TopicUnfit,
 )
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
@@ -118,15 +122,17 @@ class Setup:
         wanted: dict[str, str],
     ) -> None:
         source = self.settings.source
+        self._not_others(facts, slot, db, rest, wanted)
+        self._same_source(db, facts, plan)
         self._target(db, plan)
-        self._same_source(db, facts)
         self._topics(admin, plan, db)
         tables = list(plan.declared.tables)
         published = slots.published_tables(session, source.publication)
-        if published is None or sorted(published) != sorted(tables):
-            slots.publish(session, source.publication, tables)
+        changed = published is None or sorted(published) != sorted(tables)
+        slots.publish(session, source.publication, tables)
+        if changed:
             self._made(f"publication {source.publication} of {len(tables)} tables")
-        self._slot(session, slot, db, rest)
+        self._slot(slot, db, rest, admin, wanted)
         if rest.config() != {**wanted, "name": self.settings.connect.connector}:
             self._made(f"connector {self.settings.connect.connector}")
         rest.put(wanted)
@@ -134,6 +140,8 @@ class Setup:
             rest.restart()
         rest.wait_running()
         self._wait_streaming(session, rest)
+        if changed and slot is not None:  # see the loader's await_older_than
+            ledger.set_state(db, "pipeline", barrier=Int64(slots.current_transaction(session)))
 
     def _made(self, what: str) -> None:
         self.report.made.append(what)
@@ -153,7 +161,34 @@ class Setup:
             self._made(f"collection {name}")
         self.report.warnings += target.make_vector_indexes(db, plan.declared, self.log)
 
-    def _same_source(self, db: Database, facts: slots.ServerFacts) -> None:
+    def _not_others(
+        self,
+        facts: slots.ServerFacts,
+        slot: slots.SlotFacts | None,
+        db: Database,
+        rest: Connect,
+        wanted: dict[str, str],
+    ) -> None:
+        """Refuse a slot or a connector of this name that is another pipeline's: slots are of the whole cluster."""
+        known = ledger.state(db, "pipeline") or {}
+        if slot is not None and (slot.database != facts.database or not known.get("slotWanted")):
+            raise SlotTaken(
+                f"the slot {self.settings.source.slot} exists and is not this pipeline's",
+                remedy="give another name with TANDEM_SOURCE__SLOT; or, if nobody needs it:"
+                f" SELECT pg_drop_replication_slot('{self.settings.source.slot}')",
+                slot_database=slot.database,
+                target=self.settings.target.database,
+            )
+        there = rest.config() or {}
+        names = ("connector.class", "database.dbname", "slot.name", "topic.prefix")
+        differs = [f"{n} is {there[n]}" for n in names if n in there and there[n] != wanted[n]]
+        if differs:
+            raise ConnectRefused(
+                f"the connector {self.settings.connect.connector} is another pipeline's: {', '.join(differs)}",
+                remedy="give another name with TANDEM_CONNECT__CONNECTOR",
+            )
+
+    def _same_source(self, db: Database, facts: slots.ServerFacts, plan: Plan) -> None:
         known = ledger.state(db, "pipeline")
         mine = {
             "system": facts.system_identifier,
@@ -170,7 +205,12 @@ class Setup:
                     remedy="correct the settings, give another target database, or `tandem teardown` the old pipeline",
                     **mine,
                 )
-        ledger.set_state(db, "pipeline", **mine)
+            if known.get("mapping") != plan.digest and not _all_unloaded(db):
+                self.report.warnings.append(
+                    "the mapping has changed since documents were written: those keep their form until their row"
+                    " changes; `tandem verify` names them"
+                )
+        ledger.set_state(db, "pipeline", mapping=plan.digest, **mine)
 
     # -- Kafka ---------------------------------------------------------------------------------------------------
     def _topics(self, admin: Admin, plan: Plan, db: Database) -> None:
@@ -200,7 +240,9 @@ class Setup:
             if name not in there:
                 raise TopicMissing(f"Kafka has not made the topic {name}", remedy="run `tandem setup` again")
             topic = there[name]
-            ledger.add_positions(db, table, topic.id, (Partition(name, n) for n in range(topic.partitions)))
+            ends = admin.ends([Partition(name, n) for n in range(topic.partitions)])
+            ledger.add_positions(db, table, topic.id, ends)
+            self._keeps_every_event(admin, name)
         for position in ledger.positions(db).values():
             if position.partition.topic in rows and position.topic_id != there[position.partition.topic].id:
                 raise SourceReplaced(
@@ -208,8 +250,21 @@ class Setup:
                     remedy="what it held is gone: run `tandem teardown`, then set up and load anew",
                 )
 
+    def _keeps_every_event(self, admin: Admin, name: str) -> None:
+        """A topic that removes events by age or size, or compacts them at once, would lose changes."""
+        found = admin.config(name, ["cleanup.policy", "min.compaction.lag.ms"])
+        lag_ms = self.settings.kafka.compaction_lag_hours * _HOUR_MS
+        if found.get("cleanup.policy") != "compact" or int(found.get("min.compaction.lag.ms", 0)) < lag_ms:
+            raise TopicUnfit(
+                f"the topic {name} does not keep every event for {self.settings.kafka.compaction_lag_hours} h",
+                remedy=f"set cleanup.policy=compact, and min.compaction.lag.ms and delete.retention.ms to {lag_ms}",
+                **{key.replace(".", "_"): value for key, value in found.items()},
+            )
+
     # -- the slot ------------------------------------------------------------------------------------------------
-    def _slot(self, session: Session, found: slots.SlotFacts | None, db: Database, rest: Connect) -> None:
+    def _slot(
+        self, found: slots.SlotFacts | None, db: Database, rest: Connect, admin: Admin, wanted: dict[str, str]
+    ) -> None:
         name = self.settings.source.slot
         if found is not None:
             if found.wal_status == "lost":
@@ -223,13 +278,15 @@ class Setup:
                     remedy="give another name with TANDEM_SOURCE__SLOT",
                 )
             return
-        known = ledger.state(db, "pipeline") or {}
-        if known.get("slotMade") and not _all_unloaded(db):
+        if not _all_unloaded(db):
             raise SlotLost(
                 f"the slot {name} is gone: changes since it was dropped are in no event",
                 remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
             )
-        rest.drop()  # offsets of a connector on an older slot would not fit the new one
+        rest.drop(wanted)  # offsets of a connector on an older slot would not fit the new one
+        # what an older slot has sent is older than the load that will follow
+        ledger.skip_to(db, admin.ends(list(ledger.positions(db))))
+        ledger.set_state(db, "pipeline", slotWanted=True)
         self.report.slot_snapshot = slots.create_slot(self.settings.source)
         ledger.set_state(db, "pipeline", slotMade=True, slotLsn=str(self.report.slot_snapshot.lsn))
         self._made(f"slot {name} at {self.report.slot_snapshot.lsn}")
@@ -261,7 +318,7 @@ class Setup:
 
 
 def _all_unloaded(db: Database) -> bool:
-    return all(p.holder == ledger.UNLOADED and p.at == 0 for p in ledger.positions(db).values())
+    return all(p.holder == ledger.UNLOADED for p in ledger.positions(db).values())
 
 
 def _check_connect(rest: Connect, wanted: dict[str, str]) -> None:
@@ -290,6 +347,7 @@ class Teardown:
     def run(self, *, drop_collections: bool) -> list[str]:
         """Connector, slot, publication, topics, tandem's own collections. Safe to repeat. Returns what was removed."""
         settings, done = self.settings, list[str]()
+        declared = spec.load(settings.mapping)
         with Connect(settings.connect) as rest:
             rest.drop()
         done.append(f"connector {settings.connect.connector}")
@@ -297,18 +355,18 @@ class Teardown:
             _drop_slot(session, settings.source.slot)
             slots.drop_publication(session, settings.source.publication)
             done += [f"slot {settings.source.slot}", f"publication {settings.source.publication}"]
-            plan = load_plan(settings, session)
-        with Admin(settings.kafka) as admin:
-            prefix = settings.kafka.topic_prefix
-            names = [config.topic_of(prefix, table) for table in plan.declared.tables]
-            done += [f"topic {name}" for name in admin.delete([*names, *config.own_topics(prefix)])]
         db = mongo.connect(settings.target, name="tandem teardown")
         try:
-            target.drop_own(db, plan)
-            done.append("tandem's own collections")
+            with Admin(settings.kafka) as admin:
+                prefix = settings.kafka.topic_prefix
+                names = [config.topic_of(prefix, table) for table in declared.tables]
+                names += [p.topic for p in ledger.positions(db)]  # of tables that are no longer mapped
+                done += [f"topic {name}" for name in admin.delete([*names, *config.own_topics(prefix)])]
             if drop_collections:
-                schema.drop(db, plan.declared.collections)
-                done.append(f"collections {', '.join(plan.declared.collections)}")
+                schema.drop(db, declared.collections)
+                done.append(f"collections {', '.join(declared.collections)}")
+            target.drop_own(db)
+            done.append("tandem's own collections")
         finally:
             db.client.close()
         return done

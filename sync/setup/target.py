@@ -101,6 +101,6 @@ def make_vector_indexes(db: Database, mapping: Mapping_, log: Log) -> list[str]:
     return warnings
 
 
-def drop_own(db: Database, plan: Plan) -> None:
-    """Remove tandem's own collections and what is staged."""
-    schema.drop(db, [*ledger.OWN, *(use.staging for of in plan.arrays.values() for use in of.values())])
+def drop_own(db: Database) -> None:
+    """Remove tandem's own collections, staged rows included."""
+    schema.drop(db, [name for name in schema.collection_names(db) if name.startswith("_tandem_")])

@@ -10,12 +10,13 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from bson import Int64, ObjectId
 
 from connectors.errors import Moved, Refused, SyncError, TargetNotReady, Unappliable
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger
+from connectors.mongo import ledger, schema
 from connectors.mongo.client import Database
 from connectors.mongo.transaction import Transaction, Transactions, Write, write
 from connectors.postgres import slots
@@ -25,7 +26,7 @@ from connectors.postgres.slots import ExportedSnapshot
 from connectors.settings import SourceEndpoint, TargetEndpoint
 from consumers.apply.decide import Put
 from consumers.apply.untangle import parked_id
-from consumers.apply.write import RowWriter, sort_key, sync_of, table_read
+from consumers.apply.write import Arrays, RowWriter, by_ids, sort_key, sync_of, table_read
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan
 from sync.settings import Limits
@@ -90,7 +91,7 @@ class Loader:
         self.report = LoadReport()
         self._slot_snapshot, self._replace_existing = slot_snapshot, replace_existing
         self._lock, self._failed, self._stop = threading.Lock(), list[BaseException](), threading.Event()
-        self._lsn, self._not_empty = 0, set[str]()
+        self._lsn, self._resumed = 0, set[str]()
 
     # -- the whole -----------------------------------------------------------------------------------------------
     def load(self) -> LoadReport:
@@ -170,11 +171,7 @@ class Loader:
                     upsert=True,
                 )
 
-        transactions = Transactions(self.db)
-        try:
-            transactions.repeat(work)
-        finally:
-            transactions.close()
+        self._transact(work)
 
     def _snapshot(self) -> ExportedSnapshot:
         """The slot's own while nothing was loaded under another; else a later one that shows all it won't send."""
@@ -183,7 +180,10 @@ class Loader:
         if self._slot_snapshot is not None and not begun:
             self.report.exact = True
             return self._slot_snapshot
+        barrier = (ledger.state(self.db, "pipeline") or {}).get("barrier")
         with connect(self.source) as session, translated(self.source):
+            if barrier is not None:
+                await_older_than(session, int(barrier), self.log)
             await_shown(session)
         return slots.export_snapshot(self.source)
 
@@ -224,25 +224,36 @@ class Loader:
             planned = ledger.state(self.db, f"load/{name}")
             if planned and planned.get("planned"):
                 self.report.resumed = True
-                if planned["notEmpty"]:
-                    self._not_empty.add(name)
+                self._resumed.add(name)
                 return sorted(known, key=lambda c: c.number)
-            not_empty = self._look_at_target(name)
+            self._empty(name)
             reader = SnapshotReader(self.source, snapshot.name)
             try:
                 read = table_read(self.plan.documents[name].table)
                 chunks = cut(name, *reader.boundaries(read, self.limits.chunk_rows), self.limits.chunk_rows)
             finally:
                 reader.close()
-            self.db[ledger.CHUNKS].delete_many({"collection": name})
-            self.db[ledger.CHUNKS].insert_many([c.document() for c in chunks])
-            ledger.set_state(
-                self.db, f"load/{name}", planned=True, notEmpty=not_empty, lsn=Int64(snapshot.lsn)
-            )
+
+        def record(tx: Transaction) -> None:
+            ledger.claim(tx, f"{self.run}/0")
+            tx.delete(ledger.CHUNKS, {"collection": name})
+            tx.insert(ledger.CHUNKS, [c.document() for c in chunks])
+            plan = {"planned": True, "lsn": Int64(snapshot.lsn)}
+            tx.update(ledger.STATE, {"_id": f"load/{name}"}, {"$set": plan}, upsert=True)
+
+        self._transact(record)
         return chunks
 
-    def _look_at_target(self, name: str) -> bool:
-        """True where the collection has documents of an earlier pipeline. Raises TargetNotReady for foreign ones."""
+    def _transact(self, work: Callable[[Transaction], object]) -> None:
+        transactions = Transactions(self.db)
+        try:
+            transactions.repeat(work)
+        finally:
+            transactions.close()
+
+    def _empty(self, name: str) -> None:
+        """Remove what an earlier pipeline has left in the collection, and its unique indexes, which are built again
+        when it has caught up. Raises TargetNotReady for documents that tandem did not write."""
         foreign = self.db[name].count_documents({"_sync": {"$exists": False}}, limit=1)
         if foreign and not self._replace_existing:
             raise TargetNotReady(
@@ -250,9 +261,18 @@ class Loader:
                 remedy="empty it, map to another name, or give --replace-existing to have them removed",
             )
         targets = [name, *(use.staging for use in self.plan.arrays.get(name, {}).values())]
-        if any(self.db[t].find_one({}, {"_id": 1}) for t in targets):
-            self._not_empty.add(name)
-        return name in self._not_empty
+        left = [t for t in targets if self.db[t].find_one({}, {"_id": 1})]
+        if left:
+            self.log(f"removing what an earlier pipeline left in {', '.join(left)}")
+            unique = [i.wire_name for i in self.plan.declared.collections[name].indexes if i.unique]
+            schema.drop_indexes(self.db, name, unique)
+        for target in left:
+            while ids := [d["_id"] for d in self.db[target].find({}, {"_id": 1}).limit(1_000)]:
+                self._transact(partial(self._remove, target, ids))
+
+    def _remove(self, target: str, ids: Sequence[object], tx: Transaction) -> None:
+        ledger.claim(tx, f"{self.run}/0")
+        tx.delete(target, {"_id": {"$in": list(ids)}})
 
     def _worker(
         self,
@@ -291,35 +311,8 @@ class Loader:
                 return
             for of in mine:
                 of.released = True
-        transactions = Transactions(self.db)
-        try:
-            for name in group:
-                if name in self._not_empty:
-                    self._remove_what_is_older(name, transactions)
-            transactions.repeat(lambda tx: ledger.release(tx, self.plan.group_tables(group), self.run))
-        finally:
-            transactions.close()
+        self._transact(lambda tx: ledger.release(tx, self.plan.group_tables(group), self.run))
         self.log(f"loaded {', '.join(group)}: streaming from here")
-
-    def _remove_what_is_older(self, name: str, transactions: Transactions) -> None:
-        """Documents that this load did not write: their rows are not there."""
-        planned = ledger.state(self.db, f"load/{name}")
-        first = Int64(planned["lsn"] if planned else self._lsn)
-        uses: list[RowPlan] = [self.plan.documents[name], *self.plan.arrays.get(name, {}).values()]
-        for use in uses:
-            target, stamp = (use.staging, "l") if use.array else (name, "_sync.lsn")
-            query = {stamp: {"$not": {"$gte": first}}}
-            while True:
-                with mongo.translated():
-                    ids = [d["_id"] for d in self.db[target].find(query, {"_id": 1}).limit(1_000)]
-                if not ids:
-                    break
-
-                def work(tx: Transaction, target: str = target, ids: Sequence[object] = ids) -> None:
-                    ledger.claim(tx, f"{self.run}/0")
-                    tx.delete(target, {"_id": {"$in": ids}, **query})  # noqa: B023 - run at once
-
-                transactions.repeat(work)
 
 
 class _ChunkLoad:
@@ -337,7 +330,10 @@ class _ChunkLoad:
         )
         self.plan, self.limits = loader.plan, loader.limits
         self.use = self.plan.documents[chunk.collection]
-        self.fresh = chunk.tries == 0 and chunk.collection not in loader._not_empty
+        #: nothing of it can be there
+        self.fresh = chunk.tries == 0
+        #: rows of the embedded tables may be: another run may have staged them below another parent
+        self.resumed = chunk.collection in loader._resumed
         self.loaded = loader.report.collections[chunk.collection]
         self.now = time.time_ns() // 1_000
 
@@ -350,10 +346,7 @@ class _ChunkLoad:
         }
         piece: list[tuple[Key, Document]] = []
         size = 0
-        casts = table_read(self.use.table).casts
-        rows = self.reader.copy(
-            table_read(self.use.table), self.use.table.key, casts, self.chunk.keys, self.use.where_sql
-        )
+        rows = self.reader.copy(table_read(self.use.table), self.chunk.keys, self.use.where_sql)
         for row in rows:
             natives = self.use.table.from_row(row)
             key = self.use.table.key_of(natives)
@@ -379,9 +372,8 @@ class _ChunkLoad:
         piece: list[tuple[Key, Document]] = []
         size = 0
         read = table_read(use.table)
-        rows = self.reader.copy(
-            read, use.parent_columns, table_read(self.use.table).casts, self.chunk.keys, use.where_sql
-        )
+        parent_read = (table_read(self.use.table), use.parent_columns)
+        rows = self.reader.copy(read, self.chunk.keys, use.where_sql, parent_read)
         for row in rows:
             natives = use.table.from_row(row)
             key, parent = use.table.key_of(natives), use.parent_of(natives)
@@ -439,11 +431,20 @@ class _ChunkLoad:
         target = use.staging if use.array else use.collection
         if not piece:
             return
-        if self.fresh:
+        if self.fresh and not (use.array and self.resumed):
             tx.insert(target, ({"_id": self._id(use, key), **document} for key, document in piece))
-        else:
-            writes: list[Write] = [write("replace", self._id(use, key), document) for key, document in piece]
-            tx.bulk(target, writes)
+            return
+        arrays = Arrays(tx, self.plan)
+        if use.array:  # a row that another run staged below another parent leaves that one's array
+            now = {row_key(key): document["p"] for key, document in piece}
+            for known in by_ids(tx, target, list(now), {"p": 1}):
+                if known["p"] != now[known["_id"]]:
+                    arrays.changed(use, known["p"])
+        writes: list[Write] = [write("replace", self._id(use, key), document) for key, document in piece]
+        tx.bulk(target, writes)
+        arrays.remake()
+        settled = [parked_id(use.table.name, key) for key, _ in piece]
+        tx.delete(ledger.PARKED, {"_id": {"$in": settled}})
 
     @staticmethod
     def _id(use: RowPlan, key: Key) -> object:
@@ -510,6 +511,20 @@ def await_shown(session: Session, within_s: float = 10.0) -> None:
         ):
             return
         time.sleep(0.05)
+
+
+def await_older_than(session: Session, barrier: int, log: Callable[..., None]) -> None:
+    """Return when every transaction that began before the barrier has ended.
+
+    A table was added to the publication while they ran: what they wrote to it before is in no event, so the
+    load has to see it.
+    """
+    told = 0.0
+    while slots.visible_now(session).xmin <= barrier:
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            log("waiting for transactions that began before the publication was changed", barrier=barrier)
+        time.sleep(0.1)
 
 
 __all__ = ["LoadReport", "Loaded", "Loader", "Moved", "await_shown"]

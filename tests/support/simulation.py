@@ -87,13 +87,16 @@ collections:
 """
 
 
+NOT_NULL = {"id", "team_name", "folder", "name"}
+
+
 def table(relation: str, /, **columns: str) -> Table:
     """A table whose first column is its key."""
     first = next(iter(columns))
     return Table(
         name=relation,
         kind="r",
-        columns=tuple(Column(c, kind, c == first, False, kind) for c, kind in columns.items()),
+        columns=tuple(Column(c, kind, c in NOT_NULL, False, kind) for c, kind in columns.items()),
         key=(first,),
         replica_identity="d",
         persistence="p",
@@ -241,6 +244,7 @@ class World:
         self.width = rng.choice((1, 2, 2, 3))
         self.busy = rng.choice((0.02, 0.08, 0.2, 0.4))
         self.pauses = rng.choice((2, 6, 20))
+        self.moves = rng.choice((0.0, 0.02, 0.1))  # rebalances
         self.plan = plan_of("tagged" in self.features)
         sources = TAGGED if "tagged" in self.features else SOURCES
         self.pg = MemoryPostgres(sources, first_tx=rng.choice((700, (1 << 32) - 5, (3 << 32) + 9)))
@@ -289,7 +293,8 @@ class World:
             if "leftovers" in self.features:
                 self._leave_documents()
         for name in self.pg.sources:
-            ledger.add_positions(self.store.db, name, "id", self.topics.of(name))  # type: ignore[arg-type]
+            ends = dict.fromkeys(self.topics.of(name), 0)
+            ledger.add_positions(self.store.db, name, "id", ends)  # type: ignore[arg-type]
             if not loaded:
                 for partition in self.topics.of(name):
                     position = self.store.collection(ledger.POSITIONS)[partition.id]
@@ -320,7 +325,10 @@ class World:
     @contextmanager
     def _patched(self) -> Iterator[None]:
         time = SimpleNamespace(
-            monotonic=lambda: self.clock, sleep=self.sleep, time_ns=lambda: NOW_US * 1_000
+            monotonic=lambda: self.clock,
+            time=lambda: self.clock,
+            sleep=self.sleep,
+            time_ns=lambda: NOW_US * 1_000,
         )
         threading = SimpleNamespace(
             Thread=_Inline, Lock=load_module.threading.Lock, Event=load_module.threading.Event
@@ -424,16 +432,16 @@ class World:
         """A step of something."""
         chance = self.rng.random()
         if chance < 0.3:
-            for _ in range(self.rng.randrange(1, 6)):
+            for _ in range(self.rng.randrange(1, 16)):
                 self._source_step()
         elif chance < 0.6:
             for _ in range(self.rng.randrange(1, 5)):
                 self._send()
-        elif chance < 0.93:
+        elif chance < 0.94 - self.moves:
             idle = [a for a in self.actors if a not in self.stack]
             if idle and len(self.stack) < 3:
-                self._work(self.rng.choice(idle), self.rng.choice((1, 2, 4, 8)))
-        elif chance < 0.955:
+                self._work(self.rng.choice(idle), self.rng.choice((1, 2, 4, 8, 12)))
+        elif chance < 0.95:
             if "rebalance" in self.features:
                 self._rebalance()
         elif chance < 0.965:
@@ -473,9 +481,9 @@ class World:
 
     def _session(self) -> Iterator[None]:
         """A client of the source: transaction after transaction."""
-        for _ in range(self.rng.randrange(2, 20)):
+        for _ in range(self.rng.randrange(2, 40)):
             yield from self._transaction()
-            for _ in range(self.rng.randrange(4)):
+            for _ in range(self.rng.randrange(3)):
                 yield
 
     def _transaction(self) -> Iterator[None]:
@@ -533,7 +541,7 @@ class World:
                 yield lambda: tx.insert(name, row)
         elif kind == "rekey":
             other = self._key(name, rng.randrange(self.width))
-            yield lambda: tx.update(name, key, **{"id": other[0]})
+            yield lambda: tx.update(name, key, id=other[0])
         elif kind == "swap":
             yield from self._swap(tx, name, key)
         else:
@@ -754,10 +762,10 @@ class World:
         for _ in range(300):
             if self._at_rest():
                 break
+            for actor in list(self.actors):
+                self._work(actor, 12)
             if self._held():
                 self._load()
-            for actor in list(self.actors):
-                self._work(actor, 4)
         else:
             raise Failed(f"it does not come to rest: {self._unrest()}")
         self.clock += 1_000

@@ -54,8 +54,14 @@ def test_another_key_follows_the_documented_rule(key: list[int | str | UUID]) ->
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [((1,), ("1",)), ((1, 2), ("1", 2, "")), (("a", "b"), ("ab",)), (('a","b',), ("a", "b")), ((1 << 63,), ((1 << 63) - 1,))],
-)  # fmt: skip
+    [
+        ((1,), ("1",)),
+        ((1, 2), ("1", 2, "")),
+        (("a", "b"), ("ab",)),
+        (('a","b',), ("a", "b")),
+        ((1 << 63,), ((1 << 63) - 1,)),
+    ],
+)
 def test_keys_that_look_alike(one: tuple[int | str, ...], other: tuple[int | str, ...]) -> None:
     assert object_id("s.t", one) != object_id("s.t", other)
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from connectors.errors import SettingsInvalid
 from connectors.mongo.ledger import Position
 from connectors.positions import Lsn, Partition
-from sync.lag.token import Ledger, judge, parse_target
+
+with warnings.catch_warnings():  # of kafka-python, on Python 3.11
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from sync.lag.token import Ledger, judge, parse_target
 
 P0, P1, Q0 = Partition("p.s.t", 0), Partition("p.s.t", 1), Partition("p.s.u", 0)
 ENDS = {P0: 10, P1: 0, Q0: 5}
