@@ -5,6 +5,7 @@ Each setting is also `TANDEM_<SECTION>__<NAME>`; the five addresses have short n
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,16 +79,22 @@ def read(
     for section in SECTIONS:
         content.setdefault(section, {})
     slot = content["source"].get("slot", "tandem")
-    for section, key in NAMED_AFTER_SLOT:
-        content[section].setdefault(key, slot)
+    derived = [place for place in NAMED_AFTER_SLOT if place[1] not in content[place[0]]]
+    for section, key in derived:
+        content[section][key] = slot
+    missing = False
     try:
         settings = Settings.model_validate(content)
     except ValidationError as error:
-        problems += [_plain(e["loc"], e["type"], e["msg"]) for e in error.errors(include_input=False)]
+        found = [e for e in error.errors(include_input=False) if e["loc"] not in derived]
+        problems += [_plain(e["loc"], e["type"], e["msg"], environ) for e in found]
+        missing = any(e["type"] == "missing" for e in found)
     if problems:
         raise SettingsInvalid(
             "settings are missing or wrong:\n  " + "\n  ".join(dict.fromkeys(problems)),
-            remedy='set them; for the embedded stack: eval "$(tandem dev env)"',
+            remedy='set them; for the embedded stack: eval "$(tandem dev env)"'
+            if missing
+            else "correct them; docs/settings.md lists every setting",
         )
     return settings
 
@@ -102,8 +109,15 @@ def _from_file(config: Path | None) -> dict[str, Any]:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsInvalid(f"{path} cannot be read: {error}", remedy="give a readable YAML file") from None
+    except yaml.YAMLError as error:  # its own text quotes the file, which may hold a password
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SettingsInvalid(f"{where}: this is not YAML", remedy="give a readable YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsInvalid(f"{path} cannot be read: {what}", remedy="give a readable YAML file") from None
+    if content is None:
+        return {}
     if not isinstance(content, dict) or not all(isinstance(content.get(s, {}), dict) for s in SECTIONS):
         raise SettingsInvalid(
             f"{path} is not a mapping of sections ({', '.join(SECTIONS)})", remedy="see docs/settings.md"
@@ -120,7 +134,12 @@ def _over(content: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
         if environ.get(name):
             content.setdefault(section, {})[key] = environ[name]
     for name, value in environ.items():
-        if not name.startswith("TANDEM_") or "__" not in name:
+        if not name.startswith("TANDEM_"):
+            continue
+        if "__" not in name:
+            section, _, key = name.removeprefix("TANDEM_").partition("_")
+            if key and section.lower() in SECTIONS:
+                problems.append(f"{name}: write it TANDEM_{section}__{key}, with two underscores")
             continue
         section, _, key = name.removeprefix("TANDEM_").lower().partition("__")
         if section in SECTIONS:
@@ -130,7 +149,7 @@ def _over(content: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     return problems
 
 
-def _plain(loc: tuple[int | str, ...], kind: str, message: str) -> str:
+def _plain(loc: tuple[int | str, ...], kind: str, message: str, environ: Mapping[str, str]) -> str:
     place = ".".join(str(step) for step in loc)
     short = next((n for n, path in SHORT_NAMES.items() if path == loc), None)
     names = "TANDEM_" + "__".join(str(step).upper() for step in loc)
@@ -138,5 +157,11 @@ def _plain(loc: tuple[int | str, ...], kind: str, message: str) -> str:
     if kind == "missing":
         return f"{place} is missing (looked for {looked} and tandem.yaml)"
     if kind == "extra_forbidden":
-        return f"{place}: there is no such setting"
+        known = Settings.model_fields[str(loc[0])].annotation if len(loc) == 2 else Settings
+        names_known = (
+            list(known.model_fields) if isinstance(known, type) and issubclass(known, BaseModel) else []
+        )
+        near = difflib.get_close_matches(str(loc[-1]), names_known, 1)
+        more = ([names] if names in environ else []) + [f"did you mean {name}?" for name in near]
+        return f"{place}: there is no such setting" + (f" ({'; '.join(more)})" if more else "")
     return f"{place}: {message} ({looked})"

@@ -27,8 +27,10 @@ def placeholder(source: SourceEndpoint, kafka: KafkaEndpoint) -> str:
 
 
 def topic_of(prefix: str, table: str) -> str:
-    """The topic of `schema.table`: characters that Kafka does not take are replaced as Debezium does."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", f"{prefix}.{table}")
+    """The topic of `schema.table`: what Kafka does not take is replaced as Debezium does, by UTF-16 units."""
+    return re.sub(
+        r"[^A-Za-z0-9._-]", lambda found: "_" * (1 + (ord(found.group()) > 0xFFFF)), f"{prefix}.{table}"
+    )
 
 
 def own_topics(prefix: str) -> tuple[str, str]:
@@ -100,5 +102,5 @@ def wanted(
 
 
 def _exactly(name: str) -> str:
-    """A regular expression for just this name; Debezium anchors and splits its lists at commas."""
-    return re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\1", name).replace(",", r"\x2C")
+    """A regular expression for just this name; Debezium anchors it, splits its lists at commas, and may trim them."""
+    return re.sub(r"([\\^$.|?*+()\[\]{}])", r"\\\1", name).replace(",", r"\x2C").replace(" ", r"\x20")

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from connectors.errors import ConnectRefused, ServerGone
+from connectors.errors import ConnectRefused, ServerGone, SettingsInvalid
 from connectors.settings import ConnectEndpoint
 
 PLUGIN = "io.debezium.connector.postgresql.PostgresConnector"
@@ -30,6 +30,11 @@ class ConnectorState:
         return self.connector == "RUNNING" and self.tasks == ("RUNNING",)
 
     @property
+    def told(self) -> str:
+        """For people: a connector is RUNNING for Connect while its task has failed."""
+        return "FAILED" if self.failed else self.connector
+
+    @property
     def failed(self) -> bool:
         """The connector or a task of it has failed."""
         return self.connector == "FAILED" or "FAILED" in self.tasks
@@ -39,8 +44,16 @@ class Connect:
     """One Connect cluster."""
 
     def __init__(self, endpoint: ConnectEndpoint, *, timeout_s: float = 30) -> None:
-        self.endpoint = endpoint
-        self._http = httpx.Client(base_url=endpoint.url.rstrip("/"), timeout=timeout_s)
+        self.endpoint, self.timeout_s = endpoint, timeout_s
+        try:
+            base = httpx.URL(endpoint.url.strip().rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise _no_address(str(error)) from None
+        if base.scheme not in ("http", "https") or not base.host:
+            raise _no_address("it has to begin with http:// or https:// and a host")
+        #: as it may be shown: it can hold a password
+        self.address = str(base.copy_with(username=None, password=None)) if base.userinfo else str(base)
+        self._http = httpx.Client(base_url=base)
 
     def __enter__(self) -> Connect:
         return self
@@ -53,18 +66,23 @@ class Connect:
     def call(self, method: str, path: str, body: object = None) -> httpx.Response:
         """One request, repeated for a moment while the cluster rebalances (409). Raises ServerGone."""
         until = time.monotonic() + 30
+        # asking is quick; a change makes Connect ask PostgreSQL
+        timeout = httpx.Timeout(
+            min(10, self.timeout_s) if method == "GET" else self.timeout_s, connect=min(5, self.timeout_s)
+        )
         while True:
             try:
                 answer = (
-                    self._http.request(method, path, json=body)
+                    self._http.request(method, path, json=body, timeout=timeout)
                     if body is not None
-                    else self._http.request(method, path)
+                    else self._http.request(method, path, timeout=timeout)
                 )
             except (httpx.HTTPError, httpx.InvalidURL) as error:
+                why = f"{type(error).__name__}: {error}".removesuffix(": ")
                 raise ServerGone(
-                    f"Kafka Connect cannot be reached: {type(error).__name__}",
+                    f"Kafka Connect cannot be reached: {why}",
                     remedy="start Kafka Connect, or correct CONNECT_URL",
-                    url=self.endpoint.url,
+                    url=self.address,
                 ) from error
             if answer.status_code != 409 or time.monotonic() > until:
                 return answer
@@ -90,7 +108,7 @@ class Connect:
     def state(self) -> ConnectorState:
         """How the connector is. RUNNING proves little: it says so while PostgreSQL or Kafka is down."""
         answer = self.call("GET", f"/connectors/{self.endpoint.connector}/status")
-        if answer.status_code == 404:
+        if self._absent(answer):
             return ConnectorState("ABSENT", (), "")
         body = self._json(answer)
         parts = [body["connector"], *body["tasks"]]
@@ -100,7 +118,7 @@ class Connect:
     def config(self) -> dict[str, str] | None:
         """The configuration that the connector has, None where there is no connector."""
         answer = self.call("GET", f"/connectors/{self.endpoint.connector}/config")
-        return None if answer.status_code == 404 else self._json(answer)
+        return None if self._absent(answer) else self._json(answer)
 
     def put(self, config: Mapping[str, str]) -> None:
         """Create or reconfigure the connector. Raises ConnectRefused."""
@@ -121,7 +139,7 @@ class Connect:
         while not (state := self.state()).running:
             if state.failed or time.monotonic() > until:
                 raise ConnectRefused(
-                    f"the connector does not run: {state.failure or state.connector}",
+                    f"the connector does not run: {state.failure or state.told}",
                     remedy="mend the cause, then run `tandem setup` again",
                     connector=self.endpoint.connector,
                     tasks=",".join(state.tasks) or "none",
@@ -162,21 +180,50 @@ class Connect:
 
     def _json(self, answer: httpx.Response) -> Any:
         if answer.status_code >= 400:
-            raise ConnectRefused(
-                f"Kafka Connect answers {answer.status_code}: {self._message(answer)}",
-                remedy="see the message",
-            )
-        return answer.json()
+            raise self._strange(answer)
+        try:
+            return answer.json()
+        except ValueError:
+            raise self._strange(answer) from None
+
+    def _absent(self, answer: httpx.Response) -> bool:
+        """Connect says that there is none: in JSON, unlike another server that does not know the path."""
+        return answer.status_code == 404 and self._message(answer) != "HTTP 404"
+
+    def _strange(self, answer: httpx.Response) -> ConnectRefused:
+        message = self._message(answer)
+        told = f"answers {answer.status_code}: {message}"
+        if message == f"HTTP {answer.status_code}":
+            told = f"does not answer as Kafka Connect does (HTTP {answer.status_code})"
+        return ConnectRefused(
+            f"what CONNECT_URL leads to {told}",
+            remedy="correct CONNECT_URL: it has to be the root of Kafka Connect's REST interface",
+            url=self.address,
+        )
 
     @staticmethod
     def _message(answer: httpx.Response) -> str:
+        """What Connect says, without the frame that it puts around complaints about a configuration."""
         try:
-            return str(answer.json().get("message", answer.status_code))
-        except (ValueError, AttributeError):
+            body = answer.json()
+            if "error_code" not in body:
+                return f"HTTP {answer.status_code}"
+            said = str(body.get("message", answer.status_code)).splitlines()
+        except (ValueError, TypeError, AttributeError):
             return f"HTTP {answer.status_code}"
+        frame = ("Connector configuration is invalid and contains", "You can also find the above list")
+        return " ".join(line for line in said if not line.startswith(frame)) or said[0]
+
+
+def _no_address(why: str) -> SettingsInvalid:
+    return SettingsInvalid(
+        f"connect.url is no address of Kafka Connect: {why}",
+        remedy="give http://host:port in CONNECT_URL",
+    )
 
 
 def first_cause(trace: str) -> str:
-    """The innermost `Caused by` of a Java stack trace, or its first line."""
+    """The innermost `Caused by` of a Java stack trace, or its first line; the middle of a long one left out."""
     lines = [line for line in trace.splitlines() if line.startswith("Caused by: ")]
-    return lines[-1].removeprefix("Caused by: ") if lines else (trace.splitlines() or [""])[0]
+    cause = lines[-1].removeprefix("Caused by: ") if lines else (trace.splitlines() or [""])[0]
+    return cause if len(cause) <= 400 else f"{cause[:180]} ... {cause[-180:]}"

@@ -33,6 +33,8 @@ def decode(record: Record, placeholder: str) -> ChangeEvent:
     """
     try:
         key = (orjson.loads(record.key) or {}).get(KEY_FIELD) or {} if record.key else {}
+        if not isinstance(key, dict):
+            raise ValueError("the record's key is no object")
         if record.value is None:
             return ChangeEvent(
                 record.home, record.offset, "", Operation.TOMBSTONE, key, None, frozenset(), 0, None, 0

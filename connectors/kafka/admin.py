@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.errors import Refused, TopicMissing
-from connectors.kafka.errors import translated
+from connectors.kafka.errors import connecting, translated
 from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
 
@@ -28,9 +28,9 @@ class TopicFacts:
 class Admin:
     """What may be done to topics. Connects on first use."""
 
-    def __init__(self, endpoint: KafkaEndpoint, *, timeout_ms: int = 15_000) -> None:
-        self.endpoint = endpoint
-        with translated(endpoint):
+    def __init__(self, endpoint: KafkaEndpoint, *, timeout_ms: int = 10_000) -> None:
+        self.endpoint, self.timeout_ms = endpoint, timeout_ms
+        with connecting(endpoint):
             self._admin = KafkaAdminClient(
                 bootstrap_servers=endpoint.bootstrap_servers,
                 client_id="tandem-admin",
@@ -118,19 +118,30 @@ class Admin:
                     group_id=None,
                     enable_auto_commit=False,
                     allow_auto_create_topics=False,
-                    request_timeout_ms=15_000,
-                    bootstrap_timeout_ms=15_000,
+                    request_timeout_ms=self.timeout_ms,
+                    bootstrap_timeout_ms=self.timeout_ms,
                     isolation_level="read_uncommitted",
                 )
+            wanted = [TopicPartition(*p) for p in partitions]
             try:
-                found = self._reader.end_offsets([TopicPartition(*p) for p in partitions], timeout_ms=15_000)
-            except kafka_errors.KafkaTimeoutError:
-                there = self.topics({p.topic for p in partitions})
-                missing = sorted({p.topic for p in partitions} - set(there))
-                if missing:
-                    raise TopicMissing(
-                        f"Kafka has no topic {', '.join(missing)}",
-                        remedy="run `tandem setup`: it makes the topics",
-                    ) from None
-                raise
+                found = self._reader.end_offsets(wanted, timeout_ms=self.timeout_ms)
+            except (
+                kafka_errors.KafkaTimeoutError,
+                KeyError,
+            ) as error:  # KeyError: kafka-python's, of a missing topic
+                self.demand({p.topic for p in partitions})
+                raise kafka_errors.KafkaTimeoutError("the ends of partitions are not known") from error
         return {Partition(tp.topic, tp.partition): end for tp, end in found.items()}
+
+    def demand(self, names: Iterable[str]) -> dict[str, TopicFacts]:
+        """These topics. Raises TopicMissing, with all that are not there."""
+        wanted = set(names)
+        there = self.topics(wanted)
+        if missing := sorted(wanted - set(there)):
+            raise TopicMissing(
+                f"Kafka has no topic {', '.join(missing)}",
+                remedy="what a topic held is gone with it: run `tandem teardown`, `tandem setup` and `tandem snapshot`"
+                " (before the first snapshot, `tandem setup` is enough)",
+                bootstrap_servers=self.endpoint.bootstrap_servers,
+            )
+        return there

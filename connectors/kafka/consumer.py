@@ -8,7 +8,7 @@ import kafka.errors as kafka_errors
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from connectors.events import Record
-from connectors.kafka.errors import translated
+from connectors.kafka.errors import connecting, translated
 from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
 
@@ -37,7 +37,7 @@ class GroupConsumer:
         self.endpoint = endpoint
         self.generation = 0
         self._unplaced: set[TopicPartition] = set()
-        with translated(endpoint):
+        with connecting(endpoint):
             self._consumer = KafkaConsumer(
                 bootstrap_servers=endpoint.bootstrap_servers,
                 group_id=endpoint.group_id,
@@ -50,7 +50,7 @@ class GroupConsumer:
                 heartbeat_interval_ms=max(300, endpoint.session_timeout_ms // 5),
                 max_partition_fetch_bytes=4 << 20,
                 fetch_max_wait_ms=100,
-                bootstrap_timeout_ms=15_000,
+                bootstrap_timeout_ms=10_000,
                 metrics_enabled=False,
             )
             self._consumer.subscribe(topics=list(topics), listener=_Listener(self._changed))

@@ -69,8 +69,12 @@ def connect(target: TargetEndpoint, *, timeout_ms: int = 10_000, name: str = "ta
             "the MongoDB URI cannot be read (it is not shown here: it may hold a password)",
             remedy="use the form mongodb://host:port/?options in MONGODB_URI",
         ) from None
-    with translated():
-        hello = client.admin.command("hello")
+    try:
+        with translated():
+            hello = client.admin.command("hello")
+    except SyncError:
+        client.close()
+        raise
     if not hello.get("setName") and hello.get("msg") != "isdbgrid":
         client.close()
         raise TargetNotReady(

@@ -61,8 +61,8 @@ class TablePlan:
 
     columns: those that some use needs, in the table's order; names: theirs. key: its primary key. reread:
     those that no event carries faithfully, so that every change makes the row be read from PostgreSQL.
-    known: every column it had when the plan was made. sent: every column that an event of this table has, needed or not. needed: columns without which a row
-    sent in part cannot be judged or placed by some use.
+    known: every column it had when the plan was made. sent: every column that an event of this table has,
+    needed or not. needed: columns without which a row sent in part cannot be judged or placed by some use.
     """
 
     table: Table
@@ -304,6 +304,12 @@ class _Compiler:
             self.unknown((*path, "omit"), table, column)
         for name, reference in shape.references.items():
             self.unknown((*path, "references", name), table, reference.column)
+            target = self.catalog.get(self.table_of(reference.to))
+            if target is not None and len(target.key) != 1:
+                self.wrong(
+                    (*path, "references", name),
+                    f"'{reference.to}' has a key of {len(target.key)} columns: a reference needs one of one column",
+                )
         for column in others:
             self.unknown((*path, "order_by" if column in order else "foreign_key"), table, column)
         for column in order:

@@ -166,12 +166,12 @@ class Mapping_(_Part):
         for name, collection in self.collections.items():
             if collection.table is None:
                 continue
-            tables, names = set(collection.tables), [name]
-            for group in [g for g in groups if g[0] & tables]:
-                groups.remove(group)
-                tables |= group[0]
-                names = group[1] + names
-            groups.append((tables, names))
+            tables = set(collection.tables)
+            mine = [group for group in groups if group[0] & tables]
+            merged = tables.union(*(group[0] for group in mine))
+            order = list(self.collections)
+            names = sorted([*(member for group in mine for member in group[1]), name], key=order.index)
+            groups = [*(group for group in groups if group not in mine), (merged, names)]
         return [tuple(names) for _, names in groups]
 
 

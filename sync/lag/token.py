@@ -74,8 +74,10 @@ def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
     standing = Standing(parked=found.parked)
     for partition, end in ends.items():
         position = found.positions.get(partition)
-        if position is None or position.at < end:
-            standing.behind += end - (position.at if position else 0)
+        standing.behind += max(0, end - (position.at if position else 0))
+    lost = [p.id for p in ends if p not in found.positions]
+    if lost and not standing.behind:
+        standing.missing.append(f"there is no position of {', '.join(lost)}")
     if standing.behind:
         standing.missing.append(f"{standing.behind} records are not yet applied")
     standing.held = sorted({p.table for p in found.positions.values() if p.holder is not None})

@@ -19,7 +19,7 @@ from tests.support.until import until
 ODD_NAMES = """
 CREATE SCHEMA "Ödd Schema";
 CREATE TYPE "Ödd Schema"."Mood {}" AS ENUM ('sad', 'ok');
-CREATE TABLE "Ödd Schema"."Täble {} $1,+*" ("Größe" text, "per cent" integer, "{}" text, "a,b" text[], "$dollar" text,
+CREATE TABLE "Ödd Schema"."Täble {} $1,+* 🚀" ("Größe" text, "per cent" integer, "{}" text, "a,b" text[], "$dollar" text,
   "Id" bigint PRIMARY KEY, "quote""d" text);
 CREATE TABLE "Ödd Schema"."Child Table" ("Parent Id" bigint, "Nr" integer, "Läbel" text,
   PRIMARY KEY ("Nr", "Parent Id"));
@@ -35,7 +35,7 @@ ODD_NAMES_MAPPING = """
 version: 1
 collections:
   odd:
-    from: "Ödd Schema.Täble {} $1,+*"
+    from: "Ödd Schema.Täble {} $1,+* 🚀"
     where: '"Größe" IS NOT NULL'
     rename: {"$dollar": dollar, "{}": braces}
     embed:
@@ -48,16 +48,16 @@ collections:
   by_char: {from: public.by_char}
   by_enum: {from: public.by_enum}
 """
-ODD = '"Ödd Schema"."Täble {} $1,+*"'
+ODD = '"Ödd Schema"."Täble {} $1,+* 🚀"'
 CHILD = '"Ödd Schema"."Child Table"'
 ROWS = f"""
-INSERT INTO {ODD} VALUES ('groß', 100, '{{{{%s}}}}', '{{{{x}}}}', '$', {{0}} + 1, 'q'), (NULL, 1, '', NULL, '', {{0}} + 2, '');
-INSERT INTO {CHILD} VALUES ({{0}} + 1, 2, 'ä'), ({{0}} + 1, 1, 'z'), ({{0}} + 7, 1, 'orphan');
-INSERT INTO composite VALUES ('a', 'k {{0}}', 1), ('b', 'k", {{0}}', -1), ('c', '{{0}}ü', 1);
-INSERT INTO by_uuid VALUES ('00000000-0000-0000-0000-00000000000{{0}}', 'v', 
-  '00000000-0000-0000-0000-00000000000{{0}}');
-INSERT INTO by_text VALUES ('{{0}} text', 'v'), ('{{0}} “quoted” % {{{{}}}}', 'v'), ('{{0}}"\\', 'v');
-INSERT INTO by_char VALUES ('a{{0}}', 'v'), ('abcd{{0}}', 'v');
+INSERT INTO {ODD} VALUES ('groß', 100, '{{%s}}', '{{x}}', '$', @ + 1, 'q'), (NULL, 1, '', NULL, '', @ + 2, '');
+INSERT INTO {CHILD} VALUES (@ + 1, 2, 'ä'), (@ + 1, 1, 'z'), (@ + 7, 1, 'orphan');
+INSERT INTO composite VALUES ('a', 'k @', 1), ('b', 'k", @', -1), ('c', '@ü', 1);
+INSERT INTO by_uuid VALUES ('00000000-0000-0000-0000-00000000000@', 'v', 
+  '00000000-0000-0000-0000-00000000000@');
+INSERT INTO by_text VALUES ('@ text', 'v'), ('@ “quoted” % {{}}', 'v'), ('@"\\', 'v');
+INSERT INTO by_char VALUES ('a@', 'v'), ('abcd@', 'v');
 """
 
 
@@ -88,7 +88,7 @@ def test_odd_names_and_every_kind_of_key(own: Own, tmp_path: Path) -> None:
 
 
 def _rows(base: int) -> bytes:
-    return ROWS.format(base).encode()
+    return ROWS.replace("@", str(base)).encode()
 
 
 def test_a_column_with_a_percent_sign_is_read_again_like_any_other(own: Own, tmp_path: Path) -> None:
@@ -126,14 +126,6 @@ def test_two_tables_that_would_share_a_topic_are_refused(own: Own, tmp_path: Pat
 # -- a table that changes ----------------------------------------------------------------------------------------
 CHANGING = "CREATE TABLE t (id bigint PRIMARY KEY, v text);"
 CHANGING_MAPPING = "version: 1\ncollections:\n  t: {from: public.t}\n"
-
-
-def _stops_with_schema_changed(on: Pipeline) -> str:
-    with on.tandem.started("run") as consumer:
-        until(lambda: not consumer.alive, within=40)
-        assert consumer.child.returncode == 1, consumer.text()
-        assert "SchemaChanged" in consumer.text()
-        return consumer.text()
 
 
 def test_a_new_column_stops_the_consumers_and_arrives_after_they_are_started_again(
@@ -196,7 +188,8 @@ def test_a_dropped_column_stops_the_consumers_and_the_rest_goes_on_afterwards(
             on.sql.execute("ALTER TABLE t DROP COLUMN old")
             on.sql.execute("INSERT INTO t VALUES (2, 'after')")
             until(lambda: not consumer.alive, within=40)
-            assert "SchemaChanged" in consumer.text()
+            assert consumer.child.returncode == 1
+            assert "old" in consumer.text()
         with consuming(on):
             on.wait(30)
         assert [d["v"] for d in on.all("t")] == ["before", "after"]

@@ -442,7 +442,10 @@ class _Collection:
         self._delete(query, None)
 
     def index_information(self) -> dict[str, Any]:
-        return {"_".join(f"{field}_1" for field in fields): {} for fields in self._store.unique.get(self._name, ())}
+        return {
+            "_".join(f"{field}_1" for field in fields): {}
+            for fields in self._store.unique.get(self._name, ())
+        }
 
     def drop_index(self, name: str) -> None:
         unique = self._store.unique[self._name]

@@ -107,7 +107,9 @@ MUTANTS = (
     ),
     Mutant("after an error: not placed again", 1, f"{_WORKER}._forget", "self._generation, ", "_, "),
     # 2: what is applied is visible
-    Mutant("visible: not waited for", 2, f"{_WORKER}._await_visible", "while unseen:", "while False:", seeds=600),
+    Mutant(
+        "visible: not waited for", 2, f"{_WORKER}._await_visible", "while unseen:", "while False:", seeds=600
+    ),
     Mutant(
         "visible: every id is old",
         2,
@@ -117,10 +119,16 @@ MUTANTS = (
         seeds=600,
     ),
     # 3: never a blind replace
-    Mutant("unsent: replaced", 3, f"{_WRITE}:RowWriter._documents", '"replace" if new else "set"', '"replace"'),
+    Mutant(
+        "unsent: replaced", 3, f"{_WRITE}:RowWriter._documents", '"replace" if new else "set"', '"replace"'
+    ),
     Mutant("unsent: staged row replaced", 3, f"{_WRITE}:RowWriter.staged", "row.whole or not known", "True"),
-    Mutant("absent: not read", 3, f"{_WRITE}:RowWriter._absent_are_read", "if found_id not in there", "if False"),
-    Mutant("a create that lacks a value is not read", 3, f"{_DECIDE}:decide", "(create and missing)", "False"),
+    Mutant(
+        "absent: not read", 3, f"{_WRITE}:RowWriter._absent_are_read", "if found_id not in there", "if False"
+    ),
+    Mutant(
+        "a create that lacks a value is not read", 3, f"{_DECIDE}:decide", "(create and missing)", "False"
+    ),
     Mutant("fold: Gone is forgotten", 3, f"{_DECIDE}:merge", "return op\n", "return before\n"),
     Mutant(
         "fold: a part after Gone is not read",
@@ -159,7 +167,14 @@ MUTANTS = (
         "None if not isinstance(op, Put) else op",
     ),
     # 5: a table has one owner
-    Mutant("held: written all the same", 5, f"{_LEDGER}:advance", "position.holder is not None", "False", _set("load")),
+    Mutant(
+        "held: written all the same",
+        5,
+        f"{_LEDGER}:advance",
+        "position.holder is not None",
+        "False",
+        _set("load"),
+    ),
     Mutant(
         "held: a worker reads on",
         5,
@@ -242,7 +257,14 @@ MUTANTS = (
         _set("truncate"),
         seeds=600,
     ),
-    Mutant("truncate: no job", 7, f"{_WORKER}._truncate", "ledger.record_job(tx, event.table, lsn)", "pass", _set("truncate")),
+    Mutant(
+        "truncate: no job",
+        7,
+        f"{_WORKER}._truncate",
+        "ledger.record_job(tx, event.table, lsn)",
+        "pass",
+        _set("truncate"),
+    ),
     Mutant(
         "truncate: what is newer goes too",
         7,
@@ -279,7 +301,14 @@ MUTANTS = (
         seeds=600,
     ),
     # 9: embedding
-    Mutant("anchors: none", 9, f"{_WRITE}:Arrays.remake", "for parent in ordered]", "for parent in ()]", seeds=600),
+    Mutant(
+        "anchors: none",
+        9,
+        f"{_WRITE}:Arrays.remake",
+        "for parent in ordered]",
+        "for parent in ()]",
+        seeds=600,
+    ),
     Mutant(
         "anchors: not for a child's parents",
         9,
@@ -311,7 +340,9 @@ MUTANTS = (
         "",
     ),
     # 10: parked
-    Mutant("dropped, not parked", 10, f"{_WORKER}._park_record", "self._park(", "str((", _set("bad")),
+    Mutant(
+        "dropped, not parked", 10, f"{_WORKER}._park_record", "self._park(", "(lambda *_: None)(", _set("bad")
+    ),
     Mutant(
         "parked: without halving",
         10,
@@ -330,8 +361,24 @@ MUTANTS = (
         seeds=100,
     ),
     # 11: unique values
-    Mutant("careful: never", 11, f"{_WORKER}._consume", "isinstance(trouble, UniqueTaken) and not careful", "False", _set("unique"), _set("bad")),
-    Mutant("careful: nothing is tied", 11, "consumers.apply.untangle:tied", "return found\n", "return {}\n", _set("unique"), _set("bad")),
+    Mutant(
+        "careful: never",
+        11,
+        f"{_WORKER}._consume",
+        "isinstance(trouble, UniqueTaken) and not careful",
+        "False",
+        _set("unique"),
+        _set("bad"),
+    ),
+    Mutant(
+        "careful: nothing is tied",
+        11,
+        "consumers.apply.untangle:tied",
+        "return found\n",
+        "return {}\n",
+        _set("unique"),
+        _set("bad"),
+    ),
     Mutant(
         "careful: not removed first",
         11,
@@ -345,7 +392,7 @@ MUTANTS = (
         "careful: the others are not read",
         11,
         "consumers.apply.untangle:tied",
-        "found[holder[\"_id\"]] = key_of_document(use, holder)",
+        'found[holder["_id"]] = key_of_document(use, holder)',
         "pass",
         _set("unique"),
         _set("bad"),

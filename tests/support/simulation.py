@@ -553,9 +553,7 @@ class World:
                     return
                 flipped = "is_active" if name == TEAMS else "status"
                 old = there[key][flipped]
-                values = {
-                    flipped: (not old) if name == TEAMS else rng.choice(("active", "disabled", "gone"))
-                }
+                values = {flipped: (not old) if name == TEAMS else rng.choice(("active", "disabled", "gone"))}
             else:
                 small = {
                     TEAMS: ("team_name", "score"),
@@ -892,7 +890,9 @@ def judge(rows: Mapping[str, Mapping[Key, RowValues]], store: MemoryMongo, *, ea
                 raise Failed(f"dropped in silence: {name} {one}")
     by_id = {_id(TEAMS, n): n for n in range(1, 10)}
     names = {by_id.get(_id_): d.get("teamName") for _id_, d in store.collection("teams").items()}
-    for _ in teams if early else ():  # who wants the name that a row which cannot be written still holds, waits
+    for _ in (
+        teams if early else ()
+    ):  # who wants the name that a row which cannot be written still holds, waits
         held = {names[t] for t in bad_teams if t in names}
         bad_teams |= {t["id"] for t in teams if team_inside(t) and t["team_name"] in held}
     allowed = {f"{TEAMS} [{t}]" for t in bad_teams} | {f"{MEMBERS} [{m}]" for m in bad_members}
