@@ -37,6 +37,8 @@ from sync.verify.run import verify as run_verify
 Log = Callable[..., None]
 #: so many builds in a row that meet duplicates are no swap in passing
 _REFUSED_OFTEN = 10
+#: slot and topics, while consumers run
+_CHECK_EVERY_S = 10.0
 
 
 def now_us() -> int:
@@ -115,12 +117,17 @@ def _watched(loader: Loader, watch: Callable[[LoadReport], None]) -> LoadReport:
 
 
 def _is_set_up(settings: Settings) -> bool:
+    """Whether setup has made the slot, and it is still there."""
     db = mongo.connect(settings.target, name="tandem")
     try:
         known = ledger.state(db, "pipeline")
-        return bool(known and known.get("slotMade"))
     finally:
         db.client.close()
+    if not known or not known.get("slotMade"):
+        return False
+    with connect(settings.source, name="tandem snapshot") as session, translated(settings.source):
+        slot = slots.slot_facts(session, settings.source.slot)
+    return slot is not None and slot.wal_status != "lost"
 
 
 class Consumers:
@@ -132,6 +139,7 @@ class Consumers:
         self._unique: list[tuple[str, spec.Index]] = []
         self._until: Lsn | None = None
         self._refused = 0
+        self._checked = time.monotonic()
 
     def run(self, stop: Callable[[], bool]) -> Tally:
         """Work until stopped, or caught up with what was committed when this began. Raises named errors."""
@@ -151,6 +159,7 @@ class Consumers:
             stack.callback(rows.close)
             complete = Completeness(settings.source, db, admin)
             stack.callback(complete.close)
+            complete.check()
             stream = GroupConsumer(settings.kafka, topics, self.name)
             stack.callback(stream.close)
             worker = Worker(
@@ -185,7 +194,13 @@ class Consumers:
         return found is not None and any(found.column(name) for name in columns)
 
     def _enough(self, db: Database, admin: Admin, plan: Plan, complete: Completeness) -> bool:
-        """Build unique indexes of what has caught up; say whether all is done that was asked for."""
+        """Build unique indexes of what has caught up; say whether all is done that was asked for.
+
+        Raises SlotLost, TopicMissing or SourceReplaced when no more can come.
+        """
+        if time.monotonic() - self._checked > _CHECK_EVERY_S:
+            complete.check()
+            self._checked = time.monotonic()
         if self._unique:
             ready = _caught_up(db, admin, plan)
             left = target.build_unique(db, [w for w in self._unique if w[0] in ready], self.log)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from connectors.errors import NotComplete, SyncError
+from connectors.errors import Broken, Misused, NotComplete, SyncError
 from sync import settings as settings_reader
 from sync.cli import dev
 from sync.cli.demo import demo
@@ -95,7 +95,7 @@ def teardown(
     if json:
         print_json({"removed": done})
     else:
-        out.print("removed " + ", ".join(done), soft_wrap=True)
+        out.print("removed " + ", ".join(done) if done else "nothing was there to be removed", soft_wrap=True)
 
 
 @app.command()
@@ -135,8 +135,9 @@ def run(
     stopping = threading.Event()
 
     def stop(number: int, _: object) -> None:
-        if not stopping.is_set():
-            log("stopping after this batch", signal=signal.Signals(number).name)
+        if stopping.is_set():  # asked twice: nothing is lost by ending in the middle of a batch
+            os._exit(128 + number)
+        log("stopping after this batch", signal=signal.Signals(number).name)
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -208,19 +209,35 @@ def verify(
         raise typer.Exit(1)
 
 
+#: typer's class for a command line that it cannot read, which it does not export
+_UsageError = typer.BadParameter.__mro__[1]
+
+
 def main() -> None:
     """Run the command; errors that have a name are told without a traceback."""
+    as_json = "--json" in sys.argv
     try:
-        app()
+        sys.exit(app(standalone_mode=not as_json))
     except SyncError as error:
-        print_error(error, as_json="--json" in sys.argv)
+        print_error(error, as_json=as_json)
         sys.exit(error.exit_code)
+    except _UsageError as error:
+        misused = Misused(error.format_message(), remedy="see `tandem COMMAND --help`")  # type: ignore[attr-defined]
+        print_error(misused, as_json=True)
+        sys.exit(misused.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        if (
+            as_json
+        ):  # an error of tandem itself: scripts get their document, people the traceback for the report
+            what = f"tandem met an error that it does not know: {type(error).__name__}"
+            print_json(Broken(what, remedy="report it, with the traceback on stderr").as_dict())
+        raise
 
 
 __all__ = ["NotComplete", "app", "main"]

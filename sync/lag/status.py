@@ -15,10 +15,12 @@ from connectors.mongo.transaction import Transactions
 from connectors.postgres import slots
 from connectors.postgres.client import connect, translated
 from consumers.mapping import spec
-from sync.lag.token import read_ledger
+from sync.lag.token import demand_topics, read_ledger
 from sync.settings import Settings
 
 _SILENT_AFTER_S = 20.0
+_ORDER = ("PostgreSQL", "Connect", "MongoDB", "Kafka", "consumers")
+_ANEW = "run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew"
 
 
 @dataclass(slots=True)
@@ -90,19 +92,20 @@ def look(settings: Settings, timeout_ms: int = 4_000) -> StatusReport:
         collections=[CollectionStanding(n, c.table) for n, c in declared.collections.items() if c.table]
     )
     db: Database | None = None
-    _ask(report, "PostgreSQL", lambda: _postgres(settings, report))
-    _ask(report, "Connect", lambda: _connect(settings))
 
     def target() -> Part:
         nonlocal db
         db = mongo.connect(settings.target, timeout_ms=timeout_ms, name="tandem status")
         return _mongo(db, declared, report)
 
-    _ask(report, "MongoDB", target)
+    _ask(report, "MongoDB", target)  # first: it knows what the others should be like
+    _ask(report, "PostgreSQL", lambda: _postgres(settings, report))
+    _ask(report, "Connect", lambda: _connect(settings))
     _ask(report, "Kafka", lambda: _kafka(settings, db, declared, report, timeout_ms))
+    _ask(report, "consumers", lambda: _consumers(db))
     if db is not None:
-        _ask(report, "consumers", lambda: _consumers(db))
         db.client.close()
+    report.parts.sort(key=lambda part: _ORDER.index(part.name))
     return report
 
 
@@ -117,16 +120,15 @@ def _postgres(settings: Settings, report: StatusReport) -> Part:
     with connect(settings.source, name="tandem status") as session, translated(settings.source):
         slot = slots.slot_facts(session, settings.source.slot)
         if slot is None:
+            if any(c.phase in ("loading", "streaming") for c in report.collections):
+                gone = f"the slot {settings.source.slot} is gone: changes since then are in no event"
+                return Part("PostgreSQL", False, gone, _ANEW)
             return Part("PostgreSQL", False, f"there is no slot {settings.source.slot}", "run `tandem setup`")
         report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
         retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
         if slot.wal_status == "lost":
-            return Part(
-                "PostgreSQL",
-                False,
-                f"the slot {settings.source.slot} is lost",
-                "run `tandem teardown`, set up anew",
-            )
+            lost = f"the slot {settings.source.slot} is lost: PostgreSQL has removed WAL that it needed"
+            return Part("PostgreSQL", False, lost, _ANEW)
         if not slot.active:
             return Part(
                 "PostgreSQL",
@@ -142,7 +144,7 @@ def _connect(settings: Settings) -> Part:
         state = rest.state()
     if state.running:
         return Part("Connect", True, f"the connector {settings.connect.connector} runs")
-    what = f"the connector {settings.connect.connector} is {state.connector}"
+    what = f"the connector {settings.connect.connector} is {state.told}"
     if state.failure:
         what += f": {state.failure}"
     return Part("Connect", False, what, "run `tandem setup`: it makes or restarts the connector")
@@ -189,6 +191,7 @@ def _kafka(
                 "Kafka", True, "answers; how far it is applied is unknown, as MongoDB does not answer"
             )
         positions = ledger.positions(db)
+        demand_topics(admin, positions)
         ends = admin.ends(list(positions)) if positions else {}
     behind = {p: max(0, end - positions[p].at) for p, end in ends.items()}
     report.records = sum(behind.values())
@@ -200,7 +203,9 @@ def _kafka(
     )
 
 
-def _consumers(db: Database) -> Part:
+def _consumers(db: Database | None) -> Part:
+    if db is None:
+        return Part("consumers", None, "unknown, as MongoDB does not answer")
     alive, silent = ledger.workers(db, _SILENT_AFTER_S)
     assigned = sum(len(w["partitions"]) for w in alive)
     gone = f"; {len(silent)} silent for more than {_SILENT_AFTER_S:.0f} s" if silent else ""

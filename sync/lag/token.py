@@ -23,6 +23,9 @@ from connectors.postgres import slots
 from connectors.postgres.client import Session, connect, translated
 from connectors.settings import SourceEndpoint
 
+#: while WAL has still to come
+_CHECK_EVERY_S = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
@@ -95,6 +98,16 @@ def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
     return standing
 
 
+def demand_topics(admin: Admin, positions: Mapping[Partition, Position]) -> None:
+    """Every topic is the one that it was at setup. Raises TopicMissing, SourceReplaced."""
+    there = admin.demand({p.topic for p in positions})
+    if anew := sorted({p.topic for p, at in positions.items() if there[p.topic].id != at.topic_id}):
+        raise SourceReplaced(
+            f"topics were made anew, and what they held is gone: {', '.join(anew)}",
+            remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+        )
+
+
 class Completeness:
     """Asks the three servers in the order that makes the answer rigorous. Holds a session of each."""
 
@@ -103,6 +116,7 @@ class Completeness:
         self._open: Session | None = None
         self.transactions = Transactions(db)
         self._asked: Lsn | None = None
+        self._checked = 0.0
 
     def close(self) -> None:
         """Close what this made itself."""
@@ -122,33 +136,48 @@ class Completeness:
         with translated():
             return slots.wal_position(self.session)
 
+    def check(self) -> None:
+        """Raise what makes it pointless to go on: NotSetUp, SlotLost, TopicMissing, SourceReplaced."""
+        self._check_topics(self._positions())
+        with translated(self.source):
+            self._slot_facts()
+
     def look(self, lsn: Lsn) -> Standing:
-        """Whether the target is complete as of lsn, at this moment. Raises SlotLost, Unavailable."""
-        with translated():
-            slot = slots.slot_facts(self.session, self.slot)
-            if slot is None or slot.wal_status == "lost":
-                raise SlotLost(
-                    f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: this can't be complete any more",
-                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
-                )
+        """Whether the target is complete as of lsn, at this moment. Raises as `check`, and Unavailable."""
+        positions = self._positions()
+        with translated(self.source):
+            slot = self._slot_facts()
             if slot.confirmed < lsn:
                 if self._asked != lsn:  # something to send, so that the slot moves past what is asked for
                     slots.emit_marker(self.session)
                     self._asked = lsn
+                if time.monotonic() - self._checked > _CHECK_EVERY_S:
+                    self._check_topics(positions)
                 state = "" if slot.active else "; nobody streams from the slot"
                 return Standing([f"{lsn - slot.confirmed} bytes of WAL are not yet in Kafka{state}"])
-            self._is_ours(slot)
+        positions = self._positions()
+        self._check_topics(positions)
+        return judge(lsn, self.admin.ends(list(positions)), read_ledger(self.transactions))
+
+    def _positions(self) -> Mapping[Partition, Position]:
         positions = ledger.positions(self.db)
         if not positions:
             raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
-        there = self.admin.topics({p.topic for p in positions})
-        for p, position in positions.items():
-            if p.topic in there and there[p.topic].id != position.topic_id:
-                raise SourceReplaced(
-                    f"the topic {p.topic} was made anew: what it held is gone",
-                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
-                )
-        return judge(lsn, self.admin.ends(list(positions)), read_ledger(self.transactions))
+        return positions
+
+    def _slot_facts(self) -> slots.SlotFacts:
+        slot = slots.slot_facts(self.session, self.slot)
+        if slot is None or slot.wal_status == "lost":
+            raise SlotLost(
+                f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: changes since then are in no event",
+                remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
+            )
+        self._is_ours(slot)
+        return slot
+
+    def _check_topics(self, positions: Mapping[Partition, Position]) -> None:
+        demand_topics(self.admin, positions)
+        self._checked = time.monotonic()
 
     def _is_ours(self, slot: slots.SlotFacts) -> None:
         known = ledger.state(self.db, "pipeline") or {}

@@ -9,9 +9,11 @@ from connectors.postgres.catalog import Table
 from connectors.postgres.slots import ServerFacts
 
 OLDEST = 150_000
+#: pg_class.relkind
+_KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
 
 
-def judge_server(facts: ServerFacts, slot_exists: bool) -> None:
+def judge_server(facts: ServerFacts, slot_exists: bool, publication_exists: bool = False) -> None:
     """Raise SourceNotReady, with all that is not in order."""
     wrong: list[tuple[str, str]] = []
     if facts.in_recovery:
@@ -28,6 +30,13 @@ def judge_server(facts: ServerFacts, slot_exists: bool) -> None:
     if not facts.may_replicate:
         wrong.append(
             (f"the role {facts.role} has no REPLICATION attribute", f'ALTER ROLE "{facts.role}" REPLICATION')
+        )
+    if not publication_exists and not facts.may_create:
+        wrong.append(
+            (
+                f"the role {facts.role} may not create a publication in the database {facts.database}",
+                f'GRANT CREATE ON DATABASE "{facts.database}" TO "{facts.role}"; it has to own the mapped tables too',
+            )
         )
     if not slot_exists and facts.used_slots >= facts.max_slots:
         wrong.append(
@@ -51,7 +60,7 @@ def judge_tables(tables: Mapping[str, Table], collections: Mapping[str, Sequence
     for name, table in tables.items():
         where = f"{name} (mapped by {', '.join(collections.get(name, ()))})"
         if table.kind not in ("r", "p"):
-            wrong.append(f"{where} is no table")
+            wrong.append(f"{where} is no table but {_KINDS.get(table.kind, 'something else')}")
             remedies.append(f"map the tables that {name} is made from")
             continue
         if table.persistence != "p":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from bson import Int64
@@ -93,7 +94,8 @@ class Setup:
             plan = load_plan(settings, session)
             facts = slots.server_facts(session)
             slot = slots.slot_facts(session, settings.source.slot)
-            judge.judge_server(facts, slot is not None)
+            published = slots.published_tables(session, settings.source.publication)
+            judge.judge_server(facts, slot is not None, published is not None)
             mapped = {
                 t: [n for n, c in plan.declared.collections.items() if t in c.tables]
                 for t in plan.declared.tables
@@ -124,6 +126,9 @@ class Setup:
         source = self.settings.source
         self._not_others(facts, slot, db, rest, wanted)
         self._same_source(db, facts, plan)
+        self._same_slot(slot, db)
+        self._same_topics(admin, plan, db)
+        ledger.set_state(db, "pipeline", mapping=plan.digest, **self._identity(facts))
         self._target(db, plan)
         self._topics(admin, plan, db)
         tables = list(plan.declared.tables)
@@ -133,9 +138,10 @@ class Setup:
         if changed:
             self._made(f"publication {source.publication} of {len(tables)} tables")
         self._slot(slot, db, rest, admin, wanted)
-        if rest.config() != {**wanted, "name": self.settings.connect.connector}:
-            self._made(f"connector {self.settings.connect.connector}")
+        as_wanted = rest.config() == {**wanted, "name": self.settings.connect.connector}
         rest.put(wanted)
+        if not as_wanted:
+            self._made(f"connector {self.settings.connect.connector}")
         if rest.state().failed:
             rest.restart()
         rest.wait_running()
@@ -188,13 +194,16 @@ class Setup:
                 remedy="give another name with TANDEM_CONNECT__CONNECTOR",
             )
 
-    def _same_source(self, db: Database, facts: slots.ServerFacts, plan: Plan) -> None:
-        known = ledger.state(db, "pipeline")
-        mine = {
+    def _identity(self, facts: slots.ServerFacts) -> dict[str, str]:
+        return {
             "system": facts.system_identifier,
             "database": facts.database,
             "slot": self.settings.source.slot,
         }
+
+    def _same_source(self, db: Database, facts: slots.ServerFacts, plan: Plan) -> None:
+        known = ledger.state(db, "pipeline")
+        mine = self._identity(facts)
         if known is not None:
             differs = [
                 f"{name} was {known.get(name)}" for name, value in mine.items() if known.get(name) != value
@@ -210,13 +219,37 @@ class Setup:
                     "the mapping has changed since documents were written: those keep their form until their row"
                     " changes; `tandem verify` names them"
                 )
-        ledger.set_state(db, "pipeline", mapping=plan.digest, **mine)
 
     # -- Kafka ---------------------------------------------------------------------------------------------------
+    def _row_topics(self, plan: Plan) -> dict[str, str]:
+        return {
+            config.topic_of(self.settings.kafka.topic_prefix, table): table for table in plan.declared.tables
+        }
+
+    def _same_topics(self, admin: Admin, plan: Plan, db: Database) -> None:
+        """Refuse a topic that was removed, or made anew, under what is loaded; before that, begin anew with it."""
+        there = admin.topics(self._row_topics(plan))
+        names = self._row_topics(plan)
+        lost = [
+            p
+            for p in ledger.positions(db).values()
+            if p.partition.topic in names
+            and (p.partition.topic not in there or there[p.partition.topic].id != p.topic_id)
+        ]
+        if gone := sorted({p.partition.topic for p in lost if p.holder != ledger.UNLOADED}):
+            raise SourceReplaced(
+                f"topics were removed, or made anew, since this pipeline was set up: {', '.join(gone)}",
+                remedy="what they held is gone: run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+            )
+        with mongo.translated():
+            db[ledger.POSITIONS].delete_many(
+                {"_id": {"$in": [p.partition.id for p in lost]}, "holder": ledger.UNLOADED}
+            )
+
     def _topics(self, admin: Admin, plan: Plan, db: Database) -> None:
         kafka = self.settings.kafka
         lag_ms = str(kafka.compaction_lag_hours * _HOUR_MS)
-        rows = {config.topic_of(kafka.topic_prefix, table): table for table in plan.declared.tables}
+        rows = self._row_topics(plan)
         own = config.own_topics(kafka.topic_prefix)
         there = admin.topics([*rows, *own])
         for name in rows:
@@ -243,12 +276,6 @@ class Setup:
             ends = admin.ends([Partition(name, n) for n in range(topic.partitions)])
             ledger.add_positions(db, table, topic.id, ends)
             self._keeps_every_event(admin, name)
-        for position in ledger.positions(db).values():
-            if position.partition.topic in rows and position.topic_id != there[position.partition.topic].id:
-                raise SourceReplaced(
-                    f"the topic {position.partition.topic} was made anew since this pipeline was set up",
-                    remedy="what it held is gone: run `tandem teardown`, then set up and load anew",
-                )
 
     def _keeps_every_event(self, admin: Admin, name: str) -> None:
         """A topic that removes events by age or size, or compacts them at once, would lose changes."""
@@ -262,27 +289,33 @@ class Setup:
             )
 
     # -- the slot ------------------------------------------------------------------------------------------------
+    def _same_slot(self, found: slots.SlotFacts | None, db: Database) -> None:
+        """Refuse a slot that has lost changes which somebody waits for."""
+        name = self.settings.source.slot
+        if found is None:
+            if not _all_unloaded(db):
+                raise SlotLost(
+                    f"the slot {name} is gone: changes since it was dropped are in no event",
+                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
+                )
+        elif found.wal_status == "lost":
+            raise SlotLost(
+                f"the slot {name} is lost: PostgreSQL has removed WAL that it needed",
+                remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+            )
+        elif found.plugin != "pgoutput":
+            raise SlotTaken(
+                f"the slot {name} exists and is not ours: its plugin is {found.plugin}",
+                remedy="give another name with TANDEM_SOURCE__SLOT",
+            )
+
     def _slot(
         self, found: slots.SlotFacts | None, db: Database, rest: Connect, admin: Admin, wanted: dict[str, str]
     ) -> None:
         name = self.settings.source.slot
         if found is not None:
-            if found.wal_status == "lost":
-                raise SlotLost(
-                    f"the slot {name} is lost: PostgreSQL has removed WAL that it needed",
-                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
-                )
-            if found.plugin != "pgoutput":
-                raise SlotLost(
-                    f"the slot {name} exists and is not ours: its plugin is {found.plugin}",
-                    remedy="give another name with TANDEM_SOURCE__SLOT",
-                )
+            ledger.set_state(db, "pipeline", slotMade=True)  # that run may have ended before it could say so
             return
-        if not _all_unloaded(db):
-            raise SlotLost(
-                f"the slot {name} is gone: changes since it was dropped are in no event",
-                remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
-            )
         rest.drop(wanted)  # offsets of a connector on an older slot would not fit the new one
         # what an older slot has sent is older than the load that will follow
         ledger.skip_to(db, admin.ends(list(ledger.positions(db))))
@@ -345,39 +378,60 @@ class Teardown:
         self.settings, self.log = settings, log
 
     def run(self, *, drop_collections: bool) -> list[str]:
-        """Connector, slot, publication, topics, tandem's own collections. Safe to repeat. Returns what was removed."""
+        """Connector, slot, publication, topics, tandem's own collections. Safe to repeat. Returns what was removed.
+
+        Nothing is removed before every server has answered.
+        """
         settings, done = self.settings, list[str]()
         declared = spec.load(settings.mapping)
-        with Connect(settings.connect) as rest:
+        slot, publication = settings.source.slot, settings.source.publication
+        with ExitStack() as stack:
+            session = stack.enter_context(connect(settings.source, name="tandem teardown"))
+            stack.enter_context(translated(settings.source))
+            db = mongo.connect(settings.target, name="tandem teardown")
+            stack.callback(db.client.close)
+            self._ours(db)
+            rest = stack.enter_context(Connect(settings.connect))
+            connected = rest.state().connector != "ABSENT"
+            admin = stack.enter_context(Admin(settings.kafka))
             rest.drop()
-        done.append(f"connector {settings.connect.connector}")
-        with connect(settings.source, name="tandem teardown") as session, translated(settings.source):
-            _drop_slot(session, settings.source.slot)
-            slots.drop_publication(session, settings.source.publication)
-            done += [f"slot {settings.source.slot}", f"publication {settings.source.publication}"]
-        db = mongo.connect(settings.target, name="tandem teardown")
-        try:
-            with Admin(settings.kafka) as admin:
-                prefix = settings.kafka.topic_prefix
-                names = [config.topic_of(prefix, table) for table in declared.tables]
-                names += [p.topic for p in ledger.positions(db)]  # of tables that are no longer mapped
-                done += [f"topic {name}" for name in admin.delete([*names, *config.own_topics(prefix)])]
+            if connected:
+                done.append(f"connector {settings.connect.connector}")
+            if _drop_slot(session, slot):
+                done.append(f"slot {slot}")
+            if slots.published_tables(session, publication) is not None:
+                slots.drop_publication(session, publication)
+                done.append(f"publication {publication}")
+            prefix = settings.kafka.topic_prefix
+            names = [config.topic_of(prefix, table) for table in declared.tables]
+            names += [p.topic for p in ledger.positions(db)]  # of tables that are no longer mapped
+            done += [f"topic {name}" for name in admin.delete([*names, *config.own_topics(prefix)])]
+            there = schema.collection_names(db)
             if drop_collections:
                 schema.drop(db, declared.collections)
-                done.append(f"collections {', '.join(declared.collections)}")
+                done += [f"collection {name}" for name in declared.collections if name in there]
             target.drop_own(db)
-            done.append("tandem's own collections")
-        finally:
-            db.client.close()
+            if there & set(ledger.OWN):
+                done.append("tandem's own collections")
         return done
 
+    def _ours(self, db: Database) -> None:
+        """Refuse to forget what another pipeline knows of itself."""
+        known = ledger.state(db, "pipeline") or {}
+        if known.get("slot", self.settings.source.slot) != self.settings.source.slot:
+            raise SourceReplaced(
+                f"the target database {db.name} belongs to the pipeline of the slot {known['slot']}",
+                remedy="correct MONGODB_DATABASE, or give that pipeline's own names (TANDEM_SOURCE__SLOT and others)",
+                slot=self.settings.source.slot,
+            )
 
-def _drop_slot(session: Session, name: str) -> None:
+
+def _drop_slot(session: Session, name: str) -> bool:
+    """Whether there was one."""
     until = time.monotonic() + 30
     while True:
         try:
-            slots.drop_slot(session, name)
-            return
+            return slots.drop_slot(session, name)
         except Contended:
             if time.monotonic() > until:
                 raise

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from sync.dev.writer import Writer
 from tests.support.acp import load_acp
@@ -114,10 +115,35 @@ def _owners(own: Own) -> int:
 
 
 def _stalled_while_writing(own: Own, process: Process) -> dict[str, int]:
-    """Stop a consumer in the middle of a backlog: it has polled more than it has applied. Returns the positions."""
-    until(lambda: _positions(own) != _positions(own), within=30, every=0.01)
-    process.signal(signal.SIGSTOP)
-    return _positions(own)
+    """Stop a consumer in the middle of a transaction. Returns the positions that it has written in it."""
+
+    def stopped() -> dict[str, int]:
+        process.signal(signal.SIGSTOP)
+        if written := _written_and_not_committed(own):
+            return {p: at for p, at in _positions(own).items() if p in written}
+        process.signal(signal.SIGCONT)
+        return {}
+
+    return until(stopped, within=60, every=0.07)
+
+
+def _written_and_not_committed(own: Own) -> set[str]:
+    """Positions that an open transaction has written: writing them too conflicts at once."""
+    written = set()
+    with MongoClient(own.addresses.mongodb_uri) as client, client.start_session() as session:
+        positions = client[own.addresses.mongodb_database]["_tandem_positions"]
+        for name in _positions(own):
+            session.start_transaction()
+            try:
+                positions.update_one({"_id": name}, {"$inc": {"touched": 1}}, session=session)
+            except OperationFailure as error:
+                if error.code != 112:
+                    raise
+                written.add(name)
+            finally:
+                if session.in_transaction:
+                    session.abort_transaction()
+    return written
 
 
 def _positions(own: Own) -> dict[str, int]:
@@ -125,6 +151,6 @@ def _positions(own: Own) -> dict[str, int]:
 
 
 def _moved_since(own: Own, before: dict[str, int]) -> bool:
-    """Another consumer has moved every busy partition of the one that is stalled."""
+    """Another consumer has moved what the stalled one was about to move."""
     now = _positions(own)
-    return sum(now[p] > before[p] for p in before) >= len(before) // 3
+    return all(now[p] > at for p, at in before.items())

@@ -19,11 +19,11 @@ from tests.support.until import until
 ODD_NAMES = """
 CREATE SCHEMA "Ödd Schema";
 CREATE TYPE "Ödd Schema"."Mood {}" AS ENUM ('sad', 'ok');
-CREATE TABLE "Ödd Schema"."Täble {} $1,+* 🚀" ("Größe" text, "per cent" integer, "{}" text, "a,b" text[], "$dollar" text,
-  "Id" bigint PRIMARY KEY, "quote""d" text);
+CREATE TABLE "Ödd Schema"."Täble {} $1,+* 🚀" ("Größe" text, "per cent" integer, "{}" text, "a,b" text[],
+  "$dollar" text, "Id" bigint PRIMARY KEY, "quote""d" text);
 CREATE TABLE "Ödd Schema"."Child Table" ("Parent Id" bigint, "Nr" integer, "Läbel" text,
   PRIMARY KEY ("Nr", "Parent Id"));
-CREATE TABLE composite (note text, kind text, n integer, PRIMARY KEY (n, kind));
+CREATE TABLE composite (note text, kind text, nr integer, PRIMARY KEY (nr, kind));
 CREATE TABLE by_uuid (id uuid PRIMARY KEY, v text, other uuid);
 CREATE TABLE by_big (id bigint PRIMARY KEY, v text);
 CREATE TABLE by_small (v text, id smallint PRIMARY KEY);
@@ -54,7 +54,7 @@ ROWS = f"""
 INSERT INTO {ODD} VALUES ('groß', 100, '{{%s}}', '{{x}}', '$', @ + 1, 'q'), (NULL, 1, '', NULL, '', @ + 2, '');
 INSERT INTO {CHILD} VALUES (@ + 1, 2, 'ä'), (@ + 1, 1, 'z'), (@ + 7, 1, 'orphan');
 INSERT INTO composite VALUES ('a', 'k @', 1), ('b', 'k", @', -1), ('c', '@ü', 1);
-INSERT INTO by_uuid VALUES ('00000000-0000-0000-0000-00000000000@', 'v', 
+INSERT INTO by_uuid VALUES ('00000000-0000-0000-0000-00000000000@', 'v',
   '00000000-0000-0000-0000-00000000000@');
 INSERT INTO by_text VALUES ('@ text', 'v'), ('@ “quoted” % {{}}', 'v'), ('@"\\', 'v');
 INSERT INTO by_char VALUES ('a@', 'v'), ('abcd@', 'v');
@@ -99,6 +99,22 @@ def test_a_column_with_a_percent_sign_is_read_again_like_any_other(own: Own, tmp
             on.sql.execute(b"INSERT INTO t VALUES (1, 7, '{a}')")
             on.agree()
         assert [(d["per %"], d["%s"]) for d in on.all("t")] == [(7, ["a"])]
+
+
+def test_a_key_column_may_have_any_name(own: Own, tmp_path: Path) -> None:
+    """Names that a statement of the loader or of verification could use for itself."""
+    names = ("n", "s", "e", "u", "k0", "table", "keys")
+    ddl = "".join(
+        f'CREATE TABLE "t_{n}" ("{n}" bigint PRIMARY KEY, v text[]); INSERT INTO "t_{n}" VALUES (1, \'{{}}\');'
+        for n in names
+    )
+    mapping = "version: 1\ncollections:\n" + "".join(f"  c_{n}: {{from: public.t_{n}}}\n" for n in names)
+    with pipeline(own, tmp_path, ddl, mapping) as on:
+        on.tandem.run("snapshot")
+        with consuming(on):
+            for n in names:
+                on.sql.execute(f'INSERT INTO "t_{n}" VALUES (2, NULL)'.encode())
+            on.agree()
 
 
 def test_a_key_with_included_columns_has_the_id_of_its_key(own: Own, tmp_path: Path) -> None:

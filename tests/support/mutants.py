@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from unittest.mock import patch
+
+from tests.support.simulation import MEMBERS, TEAMS
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Mutant:
     new: str
     needs: frozenset[str] = frozenset()
     without: frozenset[str] = frozenset()
+    mood: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seeds: int = 150
 
 
@@ -78,12 +81,28 @@ def _set(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+#: moods of histories in which rare meetings are likely
+_ZOMBIES = {"busy": 0.2, "moves": 10.0, "pauses": 20, "partitions": 2, "tables": (TEAMS,), "width": 2}
+_FAMILY = {"busy": 0.2, "partitions": 2, "tables": (TEAMS, MEMBERS), "width": 2, "pauses": 2, "moves": 0.0}
+_EMPTIED = {"tables": (MEMBERS,), "width": 2, "partitions": 3}
+_BARE = _set("load", "bad", "tagged", "gone", "lost answer", "repeat", "markers", "unique", "truncate")
+
+
 _LEDGER, _WORKER, _WRITE = "connectors.mongo.ledger", "consumers.worker:Worker", "consumers.apply.write"
 _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
 
 MUTANTS = (
     # 1: the position lies in the transaction of the rows
-    Mutant("position: no compare", 1, f"{_LEDGER}:advance", "position.at != start", "False"),
+    Mutant(
+        "position: no compare",
+        1,
+        f"{_LEDGER}:advance",
+        "position.at != start",
+        "False",
+        needs=_set("rebalance", "zombie"),
+        without=_BARE,
+        mood=_ZOMBIES,
+    ),
     Mutant(
         "position: not in the transaction",
         1,
@@ -108,7 +127,15 @@ MUTANTS = (
     Mutant("after an error: not placed again", 1, f"{_WORKER}._forget", "self._generation, ", "_, "),
     # 2: what is applied is visible
     Mutant(
-        "visible: not waited for", 2, f"{_WORKER}._await_visible", "while unseen:", "while False:", seeds=600
+        "visible: not waited for",
+        2,
+        f"{_WORKER}._await_visible",
+        "while unseen:",
+        "while False:",
+        needs=_set("flip", "delete", "rekey"),
+        without=_set("load", "bad", "truncate"),
+        mood={"width": 2},
+        seeds=600,
     ),
     Mutant(
         "visible: every id is old",
@@ -116,6 +143,9 @@ MUTANTS = (
         f"{_WORKER}._is_old",
         "self._seen.full_id(tx) < self._seen.xmin",
         "True",
+        needs=_set("flip", "delete", "rekey"),
+        without=_set("load", "bad", "truncate"),
+        mood={"width": 2},
         seeds=600,
     ),
     # 3: never a blind replace
@@ -245,7 +275,9 @@ MUTANTS = (
         f"{_LEDGER}:mark",
         '"$inc": {"touched": Int64(1)}}, many=True',
         '"$inc": {"touched": Int64(1)}}, many=False',
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
         seeds=600,
     ),
     Mutant(
@@ -254,7 +286,9 @@ MUTANTS = (
         f"{_WORKER}._apply",
         "event.op is not Operation.TOMBSTONE and event.lsn < marks[record.home]",
         "False",
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
         seeds=600,
     ),
     Mutant(
@@ -263,7 +297,9 @@ MUTANTS = (
         f"{_WORKER}._truncate",
         "ledger.record_job(tx, event.table, lsn)",
         "pass",
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
     ),
     Mutant(
         "truncate: what is newer goes too",
@@ -271,7 +307,9 @@ MUTANTS = (
         f"{_WRITE}:RowWriter.remove_below",
         ', stamp: {"$lt": Int64(lsn)}',
         "",
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
         seeds=600,
     ),
     Mutant(
@@ -280,7 +318,9 @@ MUTANTS = (
         f"{_LEDGER}:strike",
         ', "serial": Int64(job.serial)',
         "",
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
         seeds=600,
     ),
     Mutant(
@@ -289,7 +329,9 @@ MUTANTS = (
         f"{_WRITE}:RowWriter.remove_below",
         "arrays.remake()",
         "pass",
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
     ),
     Mutant(
         "a row read later has its event's lsn",
@@ -297,7 +339,9 @@ MUTANTS = (
         f"{_WRITE}:RowWriter._read",
         "max(lsn, old.lsn)",
         "old.lsn",
-        _set("truncate"),
+        needs=_set("truncate"),
+        without=_set("load", "bad"),
+        mood=_EMPTIED,
         seeds=600,
     ),
     # 9: embedding
@@ -307,6 +351,9 @@ MUTANTS = (
         f"{_WRITE}:Arrays.remake",
         "for parent in ordered]",
         "for parent in ()]",
+        needs=_set("flip", "delete"),
+        without=_BARE,
+        mood=_FAMILY,
         seeds=600,
     ),
     Mutant(
@@ -315,6 +362,9 @@ MUTANTS = (
         f"{_WRITE}:Arrays.remake",
         "for parent in ordered]",
         "for parent in ordered if (collection, parent) in self._exists]",
+        needs=_set("flip", "delete"),
+        without=_BARE,
+        mood=_FAMILY,
         seeds=600,
     ),
     Mutant(
@@ -323,6 +373,9 @@ MUTANTS = (
         f"{_WRITE}:Arrays.remake",
         "for parent in ordered]",
         "for parent in ordered if (collection, parent) not in self._exists]",
+        needs=_set("flip", "delete"),
+        without=_BARE,
+        mood=_FAMILY,
         seeds=600,
     ),
     Mutant(

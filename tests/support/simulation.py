@@ -174,6 +174,7 @@ class Actor:
     dead: bool = False
     away: bool = False
     spins: int = 0
+    idle: int = 0
     calls: int = 0
     budget: int = 0
     #: a loader that has the hold and has not begun its first chunk
@@ -215,11 +216,14 @@ THEMES: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
 
 @dataclass
 class World:
-    """One history. without: features that it may not have; only: those that it has to have."""
+    """One history. without: features that it may not have; only: those that it has to have. mood: what else is
+    not left to chance: tables, width (keys of a table), busy (how often something comes in between), pauses (how
+    long), moves (how often partitions do), partitions."""
 
     seed: int
     without: frozenset[str] = frozenset()
     only: frozenset[str] = frozenset()
+    mood: Mapping[str, Any] = field(default_factory=dict)
     trace: list[str] | None = None
 
     rng: random.Random = field(init=False)
@@ -240,15 +244,24 @@ class World:
         self.features = (self.features | self.only) - self.without
         if "load" in self.features:
             self.features.discard("unique")  # indexes are built after the load has caught up
-        self.tables = tables
-        self.width = rng.choice((1, 2, 2, 3))
-        self.busy = rng.choice((0.02, 0.08, 0.2, 0.4))
-        self.pauses = rng.choice((2, 6, 20))
-        self.moves = rng.choice((0.0, 0.02, 0.1))  # rebalances
+        mood = {
+            "tables": tables,
+            "width": rng.choice((1, 2, 2, 3)),
+            "busy": rng.choice((0.02, 0.08, 0.2, 0.4)),
+            "pauses": rng.choice((2, 6, 20)),
+            "moves": rng.choice((0.0, 1.0, 10.0)),
+            "partitions": rng.choice((1, 2, 2, 3)),
+            **self.mood,
+        }
+        self.tables: tuple[str, ...] = mood["tables"]
+        self.width: int = mood["width"]
+        self.busy: float = mood["busy"]
+        self.pauses: int = mood["pauses"]
+        self.moves: float = mood["moves"]
         self.plan = plan_of("tagged" in self.features)
         sources = TAGGED if "tagged" in self.features else SOURCES
         self.pg = MemoryPostgres(sources, first_tx=rng.choice((700, (1 << 32) - 5, (3 << 32) + 9)))
-        self.topics = Topics(sources, rng.choice((1, 2, 2, 3)), PLACEHOLDER)
+        self.topics = Topics(sources, mood["partitions"], PLACEHOLDER)
         self.group = Group(self.topics)
         self.store = MemoryMongo(
             before=self.moment,
@@ -270,8 +283,12 @@ class World:
         """Play the history; raises Failed."""
         with self._patched():
             self._begin()
+            over = 0
             for _ in range(self.rng.choice((60, 150, 300))):
                 self.turn()
+                over += not self.sessions and self.sent == len(self.pg.wal)
+                if over > 15:
+                    break
             self._come_to_rest()
             self._judge()
 
@@ -430,30 +447,52 @@ class World:
 
     def turn(self) -> None:
         """A step of something."""
-        chance = self.rng.random()
-        if chance < 0.3:
-            for _ in range(self.rng.randrange(1, 16)):
-                self._source_step()
-        elif chance < 0.6:
-            for _ in range(self.rng.randrange(1, 5)):
-                self._send()
-        elif chance < 0.94 - self.moves:
-            idle = [a for a in self.actors if a not in self.stack]
-            if idle and len(self.stack) < 3:
-                self._work(self.rng.choice(idle), self.rng.choice((1, 2, 4, 8, 12)))
-        elif chance < 0.95:
-            if "rebalance" in self.features:
-                self._rebalance()
-        elif chance < 0.965:
-            paused = [a for a in self.stack[:-1] if not a.dead]
-            if paused and "crash" in self.features:
-                self._kill(self.rng.choice(paused))
-        elif chance < 0.975 and "repeat" in self.features:
-            self.say("connect starts again: a part is sent once more")
-            self.sent = self.confirmed
-        elif "load" in self.features and len(self.stack) < 3 and self._held():
-            if "robbery" in self.features or not any(a.plans and not a.dead for a in self.stack):
-                self._load()
+        on, alone = self.features, not self.stack
+        paused = [a for a in self.stack[:-1] if not a.dead]
+        idle = [a for a in self.actors if a not in self.stack]
+        held = "load" in on and self._held()
+        robs = "robbery" in on or not any(a.plans and not a.dead for a in self.stack)
+        deep = len(self.stack) >= 3
+        (step,) = self.rng.choices(
+            (
+                self._source,
+                self._connect,
+                self._other_works,
+                self._rebalance,
+                self._end,
+                self._repeat,
+                self._load,
+            ),
+            (
+                30 if alone else 12,
+                30 if alone else 20,
+                30 if idle and not deep else 0,
+                self.moves if "rebalance" in on else 0,
+                1 if paused and "crash" in on else 0,
+                1 if "repeat" in on else 0,
+                3 if held and robs and not deep else 0,
+            ),
+        )
+        step()
+
+    def _source(self) -> None:
+        for _ in range(self.rng.randrange(1, 16)):
+            self._source_step()
+
+    def _connect(self) -> None:
+        for _ in range(self.rng.randrange(1, 5)):
+            self._send()
+
+    def _other_works(self) -> None:
+        idle = [a for a in self.actors if a not in self.stack]
+        self._work(self.rng.choice(idle), self.rng.choice((1, 2, 4, 8, 12)))
+
+    def _end(self) -> None:
+        self._kill(self.rng.choice([a for a in self.stack[:-1] if not a.dead]))
+
+    def _repeat(self) -> None:
+        self.say("connect starts again: a part is sent once more")
+        self.sent = self.confirmed
 
     # -- PostgreSQL and Debezium ---------------------------------------------------------------------------------
     def _source_step(self) -> None:
@@ -641,7 +680,11 @@ class World:
         self.serial += 1
         actor = Actor(f"w{self.serial}")
         actor.stream = MemoryStream(
-            self.group, actor.name, before=self.moment, idle=self.sleep, draw=self.rng.randrange
+            self.group,
+            actor.name,
+            before=self.moment,
+            idle=lambda _: self._nothing_came(actor),
+            draw=self.rng.randrange,
         )
         actor.worker = Worker(
             name=actor.name,
@@ -672,18 +715,20 @@ class World:
 
     def _work(self, actor: Actor, budget: int) -> None:
         """Let a worker go on for a while."""
-        actor.spins = actor.calls = 0
+        actor.spins = actor.calls = actor.idle = 0
         actor.budget = budget
 
         def stop() -> bool:
             actor.calls += 1
-            if actor.calls <= actor.budget and actor.spins <= 40:
-                return False
-            return True
+            return actor.calls > actor.budget or actor.spins > 40 or actor.idle > (2 if self.quiet else 0)
 
         assert actor.worker is not None
         worker = actor.worker
         self._as(actor, lambda: worker.run(stop))
+
+    def _nothing_came(self, actor: Actor) -> None:
+        actor.idle += 1
+        self.clock += self.rng.choice((0.2, 0.6, 1.2))
 
     def _as(self, actor: Actor, body: Callable[[], object]) -> None:
         self.stack.append(actor)
@@ -987,9 +1032,14 @@ def _compare(what: str, want: Mapping[Any, Any], have: Mapping[Any, Any], skip: 
             raise Failed(f"{what} {key} differs: {have[key]} should be {want[key]}")
 
 
-def play(seed: int, without: frozenset[str] = frozenset(), only: frozenset[str] = frozenset()) -> World:
-    """One history; raises Failed, with how to see it."""
-    world = World(seed, without, only)
+def play(
+    seed: int,
+    without: frozenset[str] = frozenset(),
+    only: frozenset[str] = frozenset(),
+    mood: Mapping[str, Any] | None = None,
+) -> World:
+    """One history; raises Failed, with its seed."""
+    world = World(seed, without, only, mood or {})
     try:
         world.run()
     except Moved as moved:  # nobody may let it out
