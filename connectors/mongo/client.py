@@ -58,10 +58,11 @@ def connect(target: TargetEndpoint, *, timeout_ms: int = 10_000, name: str = "ta
 
     The client is its `.client`; closing that is the caller's.
     """
+    uri = target.uri.get_secret_value()
     try:
-        client: MongoClient[Document] = MongoClient(
-            target.uri.get_secret_value(), serverSelectionTimeoutMS=timeout_ms, appname=name
-        )
+        if "://" not in uri:  # pymongo takes it for the name of a host
+            raise InvalidURI("it has no scheme")
+        client: MongoClient[Document] = MongoClient(uri, serverSelectionTimeoutMS=timeout_ms, appname=name)
     except (InvalidURI, ConfigurationError, ValueError) as error:
         if type(error) is ConfigurationError and error.__cause__ is not None:  # DNS, of a mongodb+srv address
             raise _gone(str(error)) from None
@@ -120,8 +121,11 @@ def translate(error: Exception) -> SyncError:
         55,
         57,
         121,
+        15,
         10334,
         17280,
+        17419,
+        17420,
     ):
         return WriteRefused(
             f"MongoDB does not take the document: {message}",

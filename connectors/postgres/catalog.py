@@ -66,7 +66,7 @@ SELECT n.nspname || '.' || c.relname, c.oid, c.relkind::text, c.relreplident::te
        coalesce((SELECT array_agg(a.attname::text ORDER BY k.ord)
                  FROM pg_index i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k(num, ord)
                  JOIN pg_attribute a ON a.attnum = k.num
-                 WHERE i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid), '{}')
+                 WHERE k.ord <= i.indnkeyatts AND i.indrelid = c.oid AND i.indisprimary AND a.attrelid = c.oid), '{}')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname || '.' || c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
@@ -85,14 +85,20 @@ SELECT a.attname::text,
                       WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN format_type(e.oid, NULL)
                       ELSE e.typname::text END || '[]'
             WHEN t.typtype = 'e' THEN 'enum'
+            WHEN t.oid = 'numeric'::regtype AND greatest(a.atttypmod, c.typtypmod) >= 4
+                 AND (((greatest(a.atttypmod, c.typtypmod) - 4) & 2047) # 1024) - 1024 < 0
+            THEN 'numeric of negative scale'
             WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(t.oid, NULL)
             ELSE t.typname::text END,
        a.attnotnull, a.attgenerated <> '', format_type(a.atttypid, -1),
        coalesce((SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)
                  FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation), '')
 FROM pg_attribute a
+JOIN pg_type c ON c.oid = a.atttypid
 JOIN resolved t ON t.start = a.atttypid
-LEFT JOIN pg_type e ON e.oid = t.typelem AND t.typcategory = 'A' AND t.typsubscript = 'array_subscript_handler'::regproc
+LEFT JOIN pg_type d
+  ON d.oid = t.typelem AND t.typcategory = 'A' AND t.typsubscript = 'array_subscript_handler'::regproc
+LEFT JOIN pg_type e ON e.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attnum
 """

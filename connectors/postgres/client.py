@@ -11,7 +11,7 @@ import psycopg
 from psycopg import Connection, conninfo
 from psycopg.rows import TupleRow
 
-from connectors.errors import Contended, ServerGone, SettingsInvalid, SourceNotReady, SyncError
+from connectors.errors import Contended, SchemaChanged, ServerGone, SettingsInvalid, SourceNotReady, SyncError
 from connectors.settings import SourceEndpoint
 
 Session = Connection[TupleRow]
@@ -121,6 +121,16 @@ def translate(error: psycopg.Error, source: SourceEndpoint | None = None) -> Syn
         return ServerGone(f"PostgreSQL: {message}", remedy="raise max_connections or close sessions", **place)
     if state in ("40001", "40P01", "55P03", "57014"):
         return Contended(f"PostgreSQL: {message}", remedy="it is tried again", **place)
+    if state == "42703":
+        return SchemaChanged(
+            f"PostgreSQL: {message}",
+            remedy="a column was dropped or renamed since the mapping was read: look at it, then start again",
+            **place,
+        )
+    if not state and not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return SourceNotReady(
+            f"PostgreSQL: {message}", remedy="this is a fault of tandem's: report it", **place
+        )
     if not state or state.startswith(("08", "53", "57P", "58")):
         return ServerGone(
             f"PostgreSQL cannot be reached: {message}",

@@ -19,7 +19,7 @@ Row = tuple[Any, ...]
 
 
 class Selected(NamedTuple):
-    """A column of a read. select: `plain`, or `text` for PostgreSQL's own text. wire: the type its bytes are."""
+    """A column of a read. select: `plain`, or the type that it is cast to. wire: the type its bytes are."""
 
     name: str
     select: str
@@ -40,7 +40,7 @@ class TableRead:
     def select(self) -> sql.Composed:
         """`SELECT columns FROM table`."""
         columns = [
-            sql.SQL("{}::text" if c.select == "text" else "{}").format(sql.Identifier(c.name))
+            sql.SQL("{}" if c.select == "plain" else "{}::" + c.select).format(sql.Identifier(c.name))
             for c in self.columns
         ]
         return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), identifier(self.table))
@@ -103,9 +103,15 @@ class SnapshotReader:
         with translated(self._source):
             found = self._session.execute(
                 sql.SQL(
-                    "SELECT {text} FROM (SELECT {key}, row_number() OVER (ORDER BY {key}) AS n FROM {table}) AS s"
-                    " WHERE n % {every} = 1 OR {every} = 1 ORDER BY n"
-                ).format(text=text, key=key, table=identifier(read.table), every=sql.Literal(every))
+                    "SELECT {text} FROM (SELECT {key}, row_number() OVER (ORDER BY {key}) AS {n} FROM {table}) AS s"
+                    " WHERE {n} % {every} = 1 OR {every} = 1 ORDER BY {n}"
+                ).format(
+                    n=sql.Identifier("tandem: row number"),
+                    text=text,
+                    key=key,
+                    table=identifier(read.table),
+                    every=sql.Literal(every),
+                )
             ).fetchall()
             count = self._session.execute(
                 sql.SQL("SELECT count(*) FROM {}").format(identifier(read.table))
@@ -175,12 +181,10 @@ class CurrentRows:
             with session.transaction():
                 session.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 for read, keys in wanted.items():
-                    arrays = [sql.SQL("%s::" + cast + "[]") for cast in read.casts]
-                    query = sql.SQL("{} WHERE ({}) IN (SELECT * FROM unnest({}))").format(
-                        read.select(),
-                        sql.SQL(", ").join(sql.Identifier(c) for c in read.key),
-                        sql.SQL(", ").join(arrays),
-                    )
+                    key = sql.SQL(", ").join(sql.Identifier(c) for c in read.key)
+                    head = sql.SQL("{} WHERE ({})").format(read.select(), key).as_string(session)
+                    arrays = ", ".join(f"%s::{cast}[]" for cast in read.casts)
+                    query = head.replace("%", "%%") + f" IN (SELECT * FROM unnest({arrays}))"
                     values = [list(column) for column in zip(*keys, strict=True)]
-                    found[read.table] = session.execute(query, values, binary=True).fetchall()
+                    found[read.table] = session.execute(query.encode(), values, binary=True).fetchall()
             return found, lsn

@@ -58,8 +58,8 @@ def sync_of(use: RowPlan, key: Key, at: int | None, lsn: int) -> Document:
 
 
 def sort_key(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Ascending, NULLs last, as PostgreSQL's default order is; texts by code point."""
-    return tuple((value is None, value) for value in values)
+    """Ascending as PostgreSQL's default order is: NaN above infinity, NULLs last; texts by code point."""
+    return tuple((2, 0) if v is None else (1, 0) if v != v else (0, v) for v in values)
 
 
 def sortable(value: Any) -> Any:

@@ -41,7 +41,7 @@ _INT64 = range(-(1 << 63), 1 << 63)
 class Codec:
     """How values of one type travel. None is handled outside: it stays None everywhere.
 
-    select: how a query asks for the column (`plain` or `text`, a cast). wire: the type that the binary COPY
+    select: how a query asks for the column: `plain`, or the type that it is cast to. wire: the type that the binary COPY
     is read as. carried: whether the event holds the value faithfully; else the row is read again.
     from_event, from_row: to the native form; None where it is that already. to_bson: from the native form.
     key: whether it may be part of a primary key that ids are computed from.
@@ -259,6 +259,8 @@ CODECS: Final[dict[str, Codec]] = {
     "double precision": _plain("float8", _float_from_event),
     "real": _plain("float4", _float4_from_event),
     "numeric": _plain("numeric", _decimal_from_event, None, decimal_to_bson),
+    # Debezium sends it with 2046 digits behind the point
+    "numeric of negative scale": _plain("numeric", None, None, decimal_to_bson, carried=False),
     "text": _TEXT,
     "character varying": _plain("varchar", key=True),
     "character": _plain("bpchar", key=True),
@@ -299,7 +301,7 @@ def _array_codec(element: str) -> Codec:
             raise _fail("an array of more than one dimension")
         return [None if v is None else convert(v) for v in values] if convert else values
 
-    return Codec("plain", f"{_ELEMENTS_WITH_WIRE[element]}[]", False, None, None, to_bson)
+    return Codec(f"{element}[]", f"{_ELEMENTS_WITH_WIRE[element]}[]", False, None, None, to_bson)
 
 
 def codec(type_name: str) -> Codec:

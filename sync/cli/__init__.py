@@ -210,7 +210,7 @@ def verify(
 
 
 #: typer's class for a command line that it cannot read, which it does not export
-_UsageError = typer.BadParameter.__mro__[1]
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from connectors.errors import (
     SlotLost,
     SlotTaken,
     SourceReplaced,
+    TableUnfit,
     TopicMissing,
     TopicUnfit,
 )
@@ -37,7 +38,6 @@ from sync.setup import judge, target
 
 Log = Callable[..., None]
 _HOUR_MS = 3_600_000
-_MAX_MESSAGE = 20 << 20
 
 
 @dataclass(slots=True)
@@ -250,6 +250,12 @@ class Setup:
         kafka = self.settings.kafka
         lag_ms = str(kafka.compaction_lag_hours * _HOUR_MS)
         rows = self._row_topics(plan)
+        if len(rows) < len(plan.declared.tables):
+            shared = [t for t in plan.declared.tables if rows[config.topic_of(kafka.topic_prefix, t)] != t]
+            raise TableUnfit(
+                f"tables whose names differ only in characters that a topic cannot have: {', '.join(shared)} and others",
+                remedy="rename one of them, or give them pipelines of their own",
+            )
         own = config.own_topics(kafka.topic_prefix)
         there = admin.topics([*rows, *own])
         for name in rows:
@@ -261,7 +267,7 @@ class Setup:
                         "cleanup.policy": "compact",
                         "min.compaction.lag.ms": lag_ms,
                         "delete.retention.ms": lag_ms,
-                        "max.message.bytes": str(_MAX_MESSAGE),
+                        "max.message.bytes": str(config.LONGEST_RECORD_BYTES),
                     },
                 )
                 self._made(f"topic {name} with {kafka.partitions} partitions")

@@ -97,7 +97,7 @@ def test_a_column_with_a_percent_sign_is_read_again_like_any_other(own: Own, tmp
         on.tandem.run("snapshot")
         with consuming(on):
             on.sql.execute(b"INSERT INTO t VALUES (1, 7, '{a}')")
-            on.agree()
+            on.agree(20)
         assert [(d["per %"], d["%s"]) for d in on.all("t")] == [(7, ["a"])]
 
 
