@@ -21,13 +21,12 @@ from psycopg import conninfo, sql
 from pymongo import MongoClient
 
 from connectors.debezium.connect import PLUGIN
-from connectors.kafka.admin import Admin
-from connectors.settings import KafkaEndpoint
 from sync.dev.components import Component
 from sync.dev.stack import Stack
 from tests.support.closed_postgres import closed_postgres
 from tests.support.stack import Own, embedded, own_names
 from tests.support.tandem import Process, Tandem
+from tests.support.topics import topics
 from tests.support.until import until
 
 SECRET = "xyzzy-secret"
@@ -120,10 +119,6 @@ class Operator:
             assert process.alive, process.text()
             yield process
 
-    @property
-    def kafka(self) -> KafkaEndpoint:
-        return KafkaEndpoint(bootstrap_servers=self.own.addresses.kafka_bootstrap_servers)
-
     def drop_slot(self) -> None:
         with psycopg.connect(self.own.addresses.postgres_dsn, autocommit=True) as session:
 
@@ -205,7 +200,7 @@ def test_a_role_without_create_is_refused_before_anything_is_made(operator: Oper
         told = operator.refused("setup", POSTGRES_DSN=operator.dsn(user=role))
         assert told["error"] == "SourceNotReady"
         assert f"the role {role} may not create a publication" in told["what"]
-        with Admin(operator.kafka) as admin:
+        with topics(operator.own) as admin:
             assert not admin.topics([f"{operator.own.name}.public.people"])
         assert not operator.documents("_tandem_state")
     finally:
@@ -463,14 +458,14 @@ def test_the_order_of_things_is_told(operator: Operator) -> None:
 def test_of_two_snapshots_at_once_one_is_refused_and_nothing_is_lost(operator: Operator) -> None:
     operator.execute("INSERT INTO people SELECT n, 'name', 0 FROM generate_series(101, 30100) n")
     operator.tandem.run("setup")
-    with operator.under({"TANDEM_LIMITS__LOAD_ROWS": "10", "TANDEM_LIMITS__CHUNK_ROWS": "100"}):
-        with operator.tandem.started("snapshot") as first:
-            until(lambda: operator.documents("_tandem_chunks") or not first.alive, within=60)
-            told = operator.refused("snapshot")
-            assert told["error"] == "Refused"
-            assert "another `tandem snapshot` is running" in told["what"]
-            assert first.alive, first.text()
-            first.kill()
+    slowly = {"TANDEM_LIMITS__LOAD_ROWS": "10", "TANDEM_LIMITS__CHUNK_ROWS": "100"}
+    with operator.under(slowly), operator.tandem.started("snapshot") as first:
+        until(lambda: operator.documents("_tandem_chunks") or not first.alive, within=60)
+        told = operator.refused("snapshot")
+        assert told["error"] == "Refused"
+        assert "another `tandem snapshot` is running" in told["what"]
+        assert first.alive, first.text()
+        first.kill()
     assert operator.tandem.json("snapshot", timeout_s=120)["resumed"]
     operator.tandem.run("run", "--until-caught-up")
     operator.agrees()
@@ -552,7 +547,7 @@ def test_a_topic_that_was_removed_or_made_anew_is_told_by_every_command(operator
         assert process.child.returncode == 1
         assert topic in process.text()
         assert "Traceback" not in process.text()
-    with Admin(operator.kafka) as admin:
+    with topics(operator.own) as admin:
         admin.create(topic, 4, {})
     for command in ("wait-for now --timeout 10", "run", "setup"):
         told = operator.refused(*command.split())
@@ -565,7 +560,7 @@ def test_a_topic_that_was_removed_or_made_anew_is_told_by_every_command(operator
 
 
 def _remove(operator: Operator, topic: str) -> None:
-    with Admin(operator.kafka) as admin:
+    with topics(operator.own) as admin:
         admin.delete([topic])
         until(lambda: not admin.topics([topic]), within=20)
 

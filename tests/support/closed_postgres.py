@@ -42,9 +42,9 @@ def _server(folder: Path, password: str, account: Account | None) -> Iterator[st
         shutil.chown(data, account.uid, account.gid)
         secret.chmod(0o644)
     as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
+    initdb = ("-D", data, "-U", "postgres", f"--pwfile={secret}", "--auth=scram-sha-256")
     subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "postgres", f"--pwfile={secret}", "--auth=scram-sha-256"]
-        + ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
+        [programs / "initdb", *initdb, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"],
         check=True,
         cwd="/",
         stdout=subprocess.DEVNULL,
@@ -53,10 +53,10 @@ def _server(folder: Path, password: str, account: Account | None) -> Iterator[st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    settings = ("unix_socket_directories=", "listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=16MB")
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [programs / "postgres", "-D", data, "-p", str(port), "-c", "unix_socket_directories="]
-            + ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", "shared_buffers=16MB"],
+            [programs / "postgres", "-D", data, "-p", str(port), *(f"--{setting}" for setting in settings)],
             cwd="/",
             stdout=log,
             stderr=subprocess.STDOUT,

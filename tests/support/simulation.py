@@ -177,8 +177,6 @@ class Actor:
     idle: int = 0
     calls: int = 0
     budget: int = 0
-    #: a loader that has the hold and has not begun its first chunk
-    plans: bool = False
     worker: Worker | None = None
     stream: MemoryStream | None = None
 
@@ -382,8 +380,6 @@ class World:
         actor = self.stack[-1]
         self._alive(actor)
         self.say(what)
-        if actor.plans and what.startswith("copy"):
-            actor.plans = False
         if self.quiet:
             return
         if self.rng.random() < self.busy:
@@ -451,7 +447,6 @@ class World:
         paused = [a for a in self.stack[:-1] if not a.dead]
         idle = [a for a in self.actors if a not in self.stack]
         held = "load" in on and self._held()
-        robs = "robbery" in on or not any(a.plans and not a.dead for a in self.stack)
         deep = len(self.stack) >= 3
         (step,) = self.rng.choices(
             (
@@ -470,7 +465,7 @@ class World:
                 self.moves if "rebalance" in on else 0,
                 1 if paused and "crash" in on else 0,
                 1 if "repeat" in on else 0,
-                3 if held and robs and not deep else 0,
+                3 if held and not deep else 0,
             ),
         )
         step()
@@ -750,7 +745,6 @@ class World:
 
         def body() -> None:
             snapshot, self.slot_snapshot = self.slot_snapshot, None
-            actor.plans = True
             nothing: Any = SimpleNamespace(database="test")
             try:
                 load_module.Loader(
