@@ -41,8 +41,8 @@ _INT64 = range(-(1 << 63), 1 << 63)
 class Codec:
     """How values of one type travel. None is handled outside: it stays None everywhere.
 
-    select: how a query asks for the column: `plain`, or the type that it is cast to. wire: the type that the binary COPY
-    is read as. carried: whether the event holds the value faithfully; else the row is read again.
+    select: how a query asks for the column: `plain`, or the type that it is cast to. wire: the type that the
+    binary COPY is read as. carried: whether the event holds the value faithfully; else the row is read again.
     from_event, from_row: to the native form; None where it is that already. to_bson: from the native form.
     key: whether it may be part of a primary key that ids are computed from.
     """

@@ -253,7 +253,7 @@ class Setup:
         if len(rows) < len(plan.declared.tables):
             shared = [t for t in plan.declared.tables if rows[config.topic_of(kafka.topic_prefix, t)] != t]
             raise TableUnfit(
-                f"tables whose names differ only in characters that a topic cannot have: {', '.join(shared)} and others",
+                f"tables whose names differ only in what a topic's cannot have: {', '.join(shared)} and others",
                 remedy="rename one of them, or give them pipelines of their own",
             )
         own = config.own_topics(kafka.topic_prefix)

@@ -528,6 +528,13 @@ class Group:
         self.assigned = dict(shares)
 
 
+class InOrder(frozenset[Partition]):
+    """Partitions that are always met in the same order, so that a history can be played again."""
+
+    def __iter__(self) -> Iterator[Partition]:
+        return iter(sorted(super().__iter__()))
+
+
 class MemoryStream:
     """One member of the group: `consumers.contracts.Stream`. deaf: for so many polls it hears of no rebalance.
 
@@ -547,7 +554,7 @@ class MemoryStream:
         self.deaf = 0
         self._group, self._member, self._before, self._idle, self._draw = group, member, before, idle, draw
         self._epoch = -1
-        self._mine: frozenset[Partition] = frozenset()
+        self._mine: frozenset[Partition] = InOrder()
         self._at: dict[Partition, int | None] = {}
 
     def assigned(self) -> frozenset[Partition]:
@@ -565,13 +572,13 @@ class MemoryStream:
             self.deaf -= 1
         elif self._epoch != self._group.epoch:
             self._epoch = self._group.epoch
-            self._mine = self._group.assigned.get(self._member, frozenset())
+            self._mine = InOrder(self._group.assigned.get(self._member, ()))
             self._at = {}
             self.generation += 1
             return {}
         polled: dict[Partition, list[Record]] = {}
         left = 1 + self._draw(most)
-        for partition in sorted(self._mine, key=lambda p: (self._draw(8), p)):
+        for partition in sorted(sorted(self._mine), key=lambda _: self._draw(8)):
             at = self._at.get(partition)
             if at is None or left <= 0:
                 continue

@@ -657,7 +657,7 @@ class World:
             "name": rng.choice("ab"),
             "team_id": rng.choice((1, 2, None)),
             "body": f"body {fresh}",
-            "meta": '{"n": %s}' % fresh,
+            "meta": f'{{"n": {fresh}}}',
         }
         if "tagged" in self.features:
             row["tags"] = [f"tag {fresh}"]
