@@ -88,9 +88,10 @@ class Connect:
                 return answer
             time.sleep(0.3)
 
-    def plugins(self) -> list[str]:
-        """Classes of the installed connectors."""
-        return [plugin["class"] for plugin in self._json(self.call("GET", "/connector-plugins"))]
+    def plugins(self) -> dict[str, str]:
+        """Installed connectors: class -> version."""
+        found = self._json(self.call("GET", "/connector-plugins"))
+        return {plugin["class"]: str(plugin.get("version", "")) for plugin in found}
 
     def complaints(self, config: Mapping[str, str]) -> list[str]:
         """What Connect finds wrong with a configuration, without creating anything; no values in it."""

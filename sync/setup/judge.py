@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from connectors.errors import SourceNotReady, TableUnfit
@@ -9,6 +10,16 @@ from connectors.postgres.catalog import Table
 from connectors.postgres.slots import ServerFacts
 
 OLDEST = 150_000
+#: earlier ones lose events of one LSN around a restart: docs/adr/0006-debezium-3-7.md
+OLDEST_DEBEZIUM = (3, 7)
+
+
+def older_than(version: str, oldest: tuple[int, int]) -> bool:
+    """Whether a version such as `3.6.3.Final` is before this one. False for one that can't be read."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) < oldest
+
+
 #: pg_class.relkind
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
 

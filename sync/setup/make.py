@@ -362,10 +362,16 @@ def _all_unloaded(db: Database) -> bool:
 
 def _check_connect(rest: Connect, wanted: dict[str, str]) -> None:
     """Refuse before anything is made."""
-    if PLUGIN not in rest.plugins():
+    plugins = rest.plugins()
+    if PLUGIN not in plugins:
         raise ConnectRefused(
             "Kafka Connect has no Debezium connector for PostgreSQL",
-            remedy="install debezium-connector-postgres 3.6 or later into Connect's plugin.path and restart it",
+            remedy="install debezium-connector-postgres 3.7 or later into Connect's plugin.path and restart it",
+        )
+    if judge.older_than(plugins[PLUGIN], judge.OLDEST_DEBEZIUM):
+        raise ConnectRefused(
+            f"Kafka Connect has Debezium {plugins[PLUGIN]}, which loses rows of a COPY when it is restarted in it",
+            remedy="install debezium-connector-postgres 3.7 or later (dbz#1554) and restart Connect",
         )
     complaints = rest.complaints(wanted)
     # what the connector says of the database it says again, and better, when it starts

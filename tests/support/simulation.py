@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -31,6 +31,7 @@ from connectors.errors import Moved, Refused, ServerGone, Unappliable, Unavailab
 from connectors.mongo import client, ledger
 from connectors.postgres.catalog import Column, Table
 from consumers.apply.decide import Read
+from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan
@@ -796,7 +797,7 @@ class World:
         for actor in self.actors:
             assert actor.stream
             actor.stream.deaf = 0
-        for _ in range(300):
+        for _ in range(150):
             if self._at_rest():
                 break
             for actor in list(self.actors):
@@ -835,13 +836,17 @@ class World:
                 name = found["table"]
                 key = self.plan.tables[name].key_from_texts([str(v) for v in orjson.loads(found["key"])])
 
-                def work(tx: Any, name: str = name, key: Key = key, _id: str = found["_id"]) -> None:
+                def work(tx: Any, careful: bool, name: str = name, key: Key = key) -> None:
                     ledger.touch(tx, [self.topics.home(name, key)])
-                    writer.apply(tx, {name: {key: Read(key, True, None, 0)}}, careful=True)
-                    tx.delete(ledger.PARKED, {"_id": _id})
+                    ops = {name: {key: Read(key, True, None, 0)}}
+                    writer.apply(tx, ops, careful=careful)
+                    tx.delete(ledger.PARKED, {"_id": parked_id(name, key)})
 
                 try:
-                    transactions.repeat(work)
+                    try:
+                        transactions.repeat(partial(work, careful=False))
+                    except UniqueTaken:
+                        transactions.repeat(partial(work, careful=True))
                 except Unappliable as trouble:
                     self.say(f"stays parked: {found['_id']}: {trouble}")
 

@@ -1,0 +1,116 @@
+"""The write rule in our own code, on histories without servers (tests/support/simulation.py says how).
+
+`pytest tests/unit/test_write_rule_simulated.py --seed N` begins with the history that failed; `--thorough` plays
+many more, and the mutants that few histories show.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from random import SystemRandom
+
+import pytest
+
+from tests.support.mutants import MUTANTS, Mutant, broken
+from tests.support.simulation import Failed, World, play
+
+#: what histories have to have, and must not: so that each kind is met often
+KINDS: dict[str, tuple[set[str], set[str]]] = {
+    "anything": (set(), set()),
+    "loads that die": ({"load", "crash", "gone"}, set()),
+    "unique values": ({"unique", "swap", "crash", "lost answer"}, {"load"}),
+    "truncates": ({"truncate", "reinsert", "rekey"}, {"bad"}),
+    "zombies": ({"zombie", "rebalance", "crash", "flip"}, {"load"}),
+    "rows that cannot be mapped": ({"bad", "unique", "swap", "delete"}, {"load"}),
+}
+
+
+@pytest.fixture(scope="module")
+def first_seed(pytestconfig: pytest.Config) -> int:
+    given: int | None = pytestconfig.getoption("--seed")
+    return SystemRandom().randrange(10**9) if given is None else given
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_history_ends_as_the_source_is(kind: str, first_seed: int, pytestconfig: pytest.Config) -> None:
+    """At rest: each document as its row, arrays in order, nothing else there; parked what cannot be mapped, and
+    only that; positions at the ends, no holds, no jobs, no transactions."""
+    print("first seed", first_seed)
+    only, without = (frozenset(names) for names in KINDS[kind])
+    for seed in range(first_seed, first_seed + (3_000 if thorough(pytestconfig) else 60)):
+        play(seed, without, only)
+
+
+def test_the_histories_are_worth_playing() -> None:
+    """What the rule is there for does happen in them."""
+    met: Counter[str] = Counter()
+    for seed in range(60):
+        world = World(seed, trace=[])
+        world.run()
+        assert world.trace is not None
+        met["events"] += world.events
+        met["conflicts"] += world.store.conflicts
+        told = "\n".join(world.trace)
+        met["crashes"] += told.count(" dies")
+        met["moved"] += told.count("positions were moved by others")
+        met["sessions ended"] += told.count("ended the sessions of former owners")
+        met["lost answers"] += told.count("answer is lost")
+        met["rebalances"] += told.count("rebalance:")
+        met["parked"] += told.count(" parked: ")
+        met["unsent"] += told.count(" unsent ")
+        met["loads"] += told.count(": loaded ")
+        met["a second load"] += len(set(re.findall(r"load\d+(?=>)?.* commit$", told, re.MULTILINE))) > 1
+        for actor in world.actors:
+            assert actor.worker is not None
+            met["untangled"] += actor.worker.tally.untangled
+            met["reread"] += actor.worker.tally.reread
+        met["lsn out of order"] += any(
+            one.table == two.table and one.key == two.key and one.lsn > two.lsn
+            for at, one in enumerate(world.pg.wal)
+            for two in world.pg.wal[at + 1 : at + 9]
+        )
+    print(dict(met))
+    assert min(met.values()) >= 3, met
+    assert met["events"] >= 1_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_seed_is_a_history(seed: int) -> None:
+    told = []
+    for _ in range(2):
+        world = World(seed, trace=[])
+        world.run()
+        told.append(re.sub(r"load:[0-9a-f]{12}", "load", "\n".join(world.trace or [])))
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if not m.survives], ids=lambda mutant: mutant.name)
+def test_a_broken_clause_is_noticed(mutant: Mutant, pytestconfig: pytest.Config) -> None:
+    """Seeds are fixed here, so that it is the same on every run."""
+    if mutant.rare:
+        if not thorough(pytestconfig):
+            pytest.skip("fewer than one history of a hundred shows it: --thorough")
+        mutant = replace(mutant, seeds=20_000)
+    with broken(mutant):
+        for seed in range(mutant.seeds):
+            try:
+                play(seed, mutant.without, mutant.needs, mutant.mood)
+            except (Failed, LookupError) as noticed:
+                print(f"history {seed}: {noticed}")
+                return
+    pytest.fail(f"nobody noticed in {mutant.seeds} histories")
+
+
+def test_mutants_that_survive_say_why() -> None:
+    names = [mutant.name for mutant in MUTANTS]
+    assert len(names) == len(set(names))
+    for mutant in MUTANTS:
+        if mutant.survives:
+            with broken(mutant):  # the text is still there
+                play(0, mutant.without, mutant.needs, mutant.mood)
+
+
+def thorough(config: pytest.Config) -> bool:
+    return bool(config.getoption("--thorough", default=False))
