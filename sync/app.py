@@ -148,7 +148,8 @@ class Consumers:
             with connect(settings.source, name="tandem consumer") as session:
                 plan = load_plan(settings, session)
                 facts = slots.server_facts(session)
-            db = mongo.connect(settings.target, name="tandem consumer")
+            # the worker waits and asks again by itself, and a signal should not have to wait for long
+            db = mongo.connect(settings.target, timeout_ms=5_000, name="tandem consumer")
             stack.callback(db.client.close)
             admin = stack.enter_context(Admin(settings.kafka))
             topics = [config.topic_of(settings.kafka.topic_prefix, table) for table in plan.tables]
