@@ -45,6 +45,8 @@ _PARKED_BYTES = 16_000
 #: a look at what is visible serves that long: transaction ids wrap around
 _SEEN_FOR_S = 60.0
 _TELL_EVERY_S = 5.0
+#: a duplicate that is met by one event alone is looked at so often again before it is parked
+_LOOKS_AT_DUPLICATES = 4
 #: after a batch that met a unique value of another row, so many are written the careful way at once
 _CAREFUL_BATCHES = 8
 #: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
@@ -336,7 +338,7 @@ class Worker:
     def _consume(self, batch: Batch) -> None:
         """Apply a batch. What cannot be applied is found by halving, and then handled alone."""
         self._await_visible(batch)
-        records, size = batch.records, len(batch.records)
+        records, size, looks = batch.records, len(batch.records), 0
         while records:
             part = records[:size]
             moves = batch.moves if len(part) == len(batch.records) else self._moves(part, whole=False)
@@ -350,7 +352,13 @@ class Worker:
                 if len(part) > 1:
                     size = len(part) // 2
                     continue
+                if isinstance(trouble, UniqueTaken) and looks < _LOOKS_AT_DUPLICATES:
+                    looks += 1  # a race with another worker may be told as a duplicate; that one is soon done
+                    self._check_stop()
+                    time.sleep(0.02 * 2**looks)
+                    continue
                 self._park_alone(part[0], moves, trouble)
+            looks = 0
             self.tally.events += len(part)
             records = records[len(part) :]
         self.tally.batches += 1

@@ -193,11 +193,14 @@ class Connect:
 
     def _strange(self, answer: httpx.Response) -> ConnectRefused:
         message = self._message(answer)
-        told = f"answers {answer.status_code}: {message}"
-        if message == f"HTTP {answer.status_code}":
-            told = f"does not answer as Kafka Connect does (HTTP {answer.status_code})"
+        if message != f"HTTP {answer.status_code}" and answer.status_code != 404:
+            return ConnectRefused(
+                f"Kafka Connect refuses: {message}",
+                remedy="mend what the message names, then try again",
+                url=self.address,
+            )
         return ConnectRefused(
-            f"what CONNECT_URL leads to {told}",
+            f"what CONNECT_URL leads to does not answer as Kafka Connect does ({message})",
             remedy="correct CONNECT_URL: it has to be the root of Kafka Connect's REST interface",
             url=self.address,
         )

@@ -33,6 +33,8 @@ from tests.support.until import until
 
 SECRET = "xyzzy-secret"
 NOBODY = "127.0.0.1:1"
+#: ten are waited; the rest is for a busy machine
+IN_TIME_S = 30
 MAPPING = """\
 version: 1
 collections:
@@ -144,14 +146,15 @@ def operator(own: Own, tmp_path: Path) -> Operator:
 
 
 # -- PostgreSQL ------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("command", ["setup", "snapshot", "run", "verify"])
-def test_a_server_that_refuses_connections_is_named(operator: Operator, command: str) -> None:
+def test_a_server_that_refuses_connections_is_named(operator: Operator) -> None:
     dsn = f"host=127.0.0.1 port=1 user=u password={SECRET} dbname=d"
-    told = operator.refused(command, POSTGRES_DSN=dsn)
-    assert (told["error"], told["exit"], told["retry_helps"]) == ("ServerGone", 1, True)
-    assert "Connection refused" in told["what"]
-    assert told["facts"]["server"] == "127.0.0.1:1/d"
-    assert "POSTGRES_DSN" in told["remedy"]
+    for told in operator.all_refused(
+        ["setup", "snapshot", "run", "verify", "wait-for now"], POSTGRES_DSN=dsn
+    ):
+        assert (told["error"], told["exit"], told["retry_helps"]) == ("ServerGone", 1, True)
+        assert "Connection refused" in told["what"]
+        assert told["facts"]["server"] == "127.0.0.1:1/d"
+        assert "POSTGRES_DSN" in told["remedy"]
 
 
 def test_an_unknown_host_an_unknown_database_and_an_unknown_role_are_told_apart(operator: Operator) -> None:
@@ -334,7 +337,7 @@ _ALL = ("setup", "run", "wait-for now", "verify", "teardown --yes")
 def test_a_mongodb_that_is_away_is_told_in_time(operator: Operator) -> None:
     uri = f"mongodb://u:{SECRET}@{NOBODY}/?directConnection=true"
     for told in operator.all_refused([*_ALL, "snapshot"], MONGODB_URI=uri):
-        assert told["seconds"] < 20
+        assert told["seconds"] < IN_TIME_S
         assert (told["error"], told["retry_helps"]) == ("ServerGone", True)
         assert f"MongoDB cannot be reached: {NOBODY}" in told["what"]
     parts = operator.status(MONGODB_URI=uri)
@@ -354,7 +357,7 @@ def test_a_mongodb_uri_that_is_wrong_is_told_and_not_shown(operator: Operator) -
 def test_a_kafka_that_is_away_is_told_in_time(operator: Operator) -> None:
     operator.tandem.run("setup")
     for told in operator.all_refused(_ALL, KAFKA_BOOTSTRAP_SERVERS=NOBODY):
-        assert told["seconds"] < 20
+        assert told["seconds"] < IN_TIME_S
         assert (told["error"], told["retry_helps"]) == ("ServerGone", True)
         assert "Kafka cannot be reached" in told["what"]
         assert told["facts"]["bootstrap_servers"] == NOBODY
@@ -425,7 +428,8 @@ def test_a_connector_that_does_not_come_to_postgresql_is_told_with_its_cause(ope
     told = operator.refused("setup", TANDEM_CONNECT__DATABASE_PORT="1")
     assert told["error"] == "ConnectRefused"
     assert "Connection to 127.0.0.1:1 refused" in told["what"]
-    assert operator.tandem.json("setup")["made"] == [f"connector {operator.own.name}"]
+    assert "CONNECT_URL" not in told["remedy"]
+    assert operator.tandem.json("setup")["made"][-1] == f"connector {operator.own.name}"
 
 
 # -- what is not in order --------------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import replace
+from decimal import Decimal
+from itertools import permutations
 from random import SystemRandom
 
 import pytest
 
+from connectors.mongo import ledger
 from tests.support.mutants import MUTANTS, Mutant, broken
-from tests.support.simulation import Failed, World, play
+from tests.support.simulation import FEATURES, TEAMS, Failed, World, play
 
 #: what histories have to have, and must not: so that each kind is met often
 KINDS: dict[str, tuple[set[str], set[str]]] = {
@@ -114,3 +117,50 @@ def test_mutants_that_survive_say_why() -> None:
 
 def thorough(config: pytest.Config) -> bool:
     return bool(config.getoption("--thorough", default=False))
+
+
+def test_a_race_that_is_told_as_a_duplicate_parks_nothing() -> None:
+    """A unique value taken since the snapshot is told as a conflict or as a duplicate: servers may do either
+    (tests/contract/test_mongo_transactions.py). In careful mode a duplicate is as well worth another look."""
+    world = World(0, without=frozenset(FEATURES), mood={"tables": (TEAMS,), "width": 4, "partitions": 2})
+    one, two = next(
+        (a, b)
+        for a, b in permutations(range(1, 5), 2)
+        if world.topics.home(TEAMS, (a,)) != world.topics.home(TEAMS, (b,))
+    )
+    world.sessions.clear()
+    world.store.races_as_duplicates = True
+    with world._patched():
+        world._begin()
+        world.quiet = True
+        for key, name in ((one, "a"), (one, "b"), (two, "a")):
+            tx = world.pg.begin()
+            row = {"id": key, "team_name": name, "description": "d", "is_active": True, "score": Decimal(1)}
+            if (key,) in tx.rows(TEAMS):
+                tx.update(TEAMS, (key,), team_name=name)
+            else:
+                tx.insert(TEAMS, row)
+            tx.commit()
+            tx.show()
+        while world.sent < len(world.pg.wal):
+            world._send()
+        world.store.build_unique("teams", ("teamName",))
+        worker, other = (actor.worker for actor in world.actors)
+        assert worker is not None
+        assert other is not None
+        shares = {worker: world.topics.home(TEAMS, (two,)), other: world.topics.home(TEAMS, (one,))}
+        world.group.assign({w.name: frozenset({home}) for w, home in shares.items()})
+        other.batch_events, worker._careful = 1, 5
+        meanwhile = [lambda: world._work(world.actors[1], 2)]  # it is placed, and applies its first event
+
+        def before(what: str) -> None:
+            world.moment(what)
+            if what == "bulk teams" and world.stack[-1] is world.actors[0] and meanwhile:
+                meanwhile.pop()()
+
+        world.store.before = before
+        world._work(world.actors[0], 12)
+        assert not meanwhile
+        assert world.store.collection(ledger.PARKED) == {}
+        world._come_to_rest()
+        world._judge()
