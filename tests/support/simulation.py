@@ -267,6 +267,7 @@ class World:
             clock=lambda: self.clock,
             wait=lambda: self.sleep(0.05),
             lifetime_s=rng.choice((2.0, 8.0)),
+            races_as_duplicates=self.seed % 3 == 0,
         )
         self.store.fate = self._fate
         self.rows = MemoryRows(self.pg, self.moment, lambda: self.sleep(0.1))
