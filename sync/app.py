@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from connectors.debezium import config
-from connectors.errors import MappingChanged, MappingInvalid, NotComplete, NotSetUp, SourceReplaced, SyncError
+from connectors.errors import MappingChanged, MappingInvalid, NotComplete, NotSetUp, SourceReplaced
 from connectors.kafka.admin import Admin
 from connectors.kafka.consumer import GroupConsumer
 from connectors.mongo import client as mongo
@@ -231,7 +231,7 @@ class Consumers:
         return standing.token is not None and not self._unique
 
 
-def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts | None = None) -> None:
+def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts) -> None:
     """Refuse another mapping than the pipeline was set up with, and another source."""
     known = ledger.state(db, "pipeline") or {}
     if known.get("mapping") != plan.digest:
@@ -239,8 +239,6 @@ def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts | None = 
             "the mapping is not the one that the pipeline was set up with",
             remedy="run `tandem setup`, then start again",
         )
-    if facts is None:
-        return
     if facts.in_recovery:
         raise SourceReplaced("POSTGRES_DSN leads to a standby", remedy="give the primary's address")
     if (facts.system_identifier, facts.database) != (known.get("system"), known.get("database")):
@@ -317,16 +315,3 @@ def verify(
 
 def _waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
     complete.wait(lsn, timeout_s)
-
-
-__all__ = [
-    "Consumers",
-    "SyncError",
-    "setup",
-    "snapshot",
-    "status",
-    "teardown",
-    "translated",
-    "verify",
-    "wait_for",
-]
