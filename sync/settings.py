@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -64,6 +65,24 @@ class Settings(BaseModel):
     mapping: Path = Path("mapping.yaml")
 
 
+class Known(BaseModel):
+    """The settings of a command that can do without some of the servers. None: that part has no address."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: SourceEndpoint
+    kafka: KafkaEndpoint | None = None
+    connect: ConnectEndpoint | None = None
+    target: TargetEndpoint | None = None
+    limits: Limits = Limits()
+    mapping: Path = Path("mapping.yaml")
+
+
+#: what a section is not there without
+_ADDRESSES = {"kafka": ("bootstrap_servers",), "connect": ("url",), "target": ("uri", "database")}
+Read = TypeVar("Read", Settings, Known)
+
+
 def read(
     config: Path | None = None, mapping: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
@@ -71,6 +90,26 @@ def read(
 
     Raises SettingsInvalid, naming every setting that is missing or wrong and each name that was looked for.
     """
+    return _read(Settings, config, mapping, environ, frozenset())
+
+
+def read_known(
+    config: Path | None = None, mapping: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Known:
+    """As `read`, for a command that needs PostgreSQL only: a server without any address is left out.
+
+    An address that is given in half (a URI without its database) is missing the rest all the same.
+    """
+    return _read(Known, config, mapping, environ, frozenset(_ADDRESSES))
+
+
+def _read(
+    kind: type[Read],
+    config: Path | None,
+    mapping: Path | None,
+    environ: Mapping[str, str] | None,
+    optional: AbstractSet[str],
+) -> Read:
     environ = os.environ if environ is None else environ
     content = _from_file(config)
     problems = _over(content, environ)
@@ -79,12 +118,15 @@ def read(
     for section in SECTIONS:
         content.setdefault(section, {})
     slot = content["source"].get("slot", "tandem")
-    derived = [place for place in NAMED_AFTER_SLOT if place[1] not in content[place[0]]]
+    for section in optional:
+        if not any(name in content[section] for name in _ADDRESSES[section]):
+            del content[section]
+    derived = [p for p in NAMED_AFTER_SLOT if p[0] in content and p[1] not in content[p[0]]]
     for section, key in derived:
         content[section][key] = slot
     missing = False
     try:
-        settings = Settings.model_validate(content)
+        settings = kind.model_validate(content)
     except ValidationError as error:
         found = [e for e in error.errors(include_input=False) if e["loc"] not in derived]
         problems += [_plain(e["loc"], e["type"], e["msg"], environ) for e in found]

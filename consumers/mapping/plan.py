@@ -194,6 +194,7 @@ class RowPlan:
             raise MappingFailed(
                 f"{self.table.name}.{column}: {what}",
                 remedy="mend the row, or omit the column in the mapping; then retry the parked event",
+                column=column,
             ) from error
         fields.update(self.constants)
         return {name: fields[name] for name in self.names if name in fields}

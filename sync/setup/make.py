@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from bson import Int64
 
 from connectors.debezium import config
-from connectors.debezium.connect import PLUGIN, Connect
+from connectors.debezium.connect import Connect
 from connectors.errors import (
     ConnectRefused,
     Contended,
@@ -33,6 +33,7 @@ from connectors.postgres.client import Session, connect, effective, translated
 from connectors.postgres.slots import ExportedSnapshot
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan, not_carried
+from sync import requirements
 from sync.settings import Settings
 from sync.setup import judge, target
 
@@ -286,13 +287,9 @@ class Setup:
     def _keeps_every_event(self, admin: Admin, name: str) -> None:
         """A topic that removes events by age or size, or compacts them at once, would lose changes."""
         found = admin.config(name, ["cleanup.policy", "min.compaction.lag.ms"])
-        lag_ms = self.settings.kafka.compaction_lag_hours * _HOUR_MS
-        if found.get("cleanup.policy") != "compact" or int(found.get("min.compaction.lag.ms", 0)) < lag_ms:
-            raise TopicUnfit(
-                f"the topic {name} does not keep every event for {self.settings.kafka.compaction_lag_hours} h",
-                remedy=f"set cleanup.policy=compact, and min.compaction.lag.ms and delete.retention.ms to {lag_ms}",
-                **{key.replace(".", "_"): value for key, value in found.items()},
-            )
+        for what, remedy in requirements.of_topic(name, found, self.settings.kafka.compaction_lag_hours):
+            facts = {key.replace(".", "_"): value for key, value in found.items()}
+            raise TopicUnfit(what, remedy=remedy, **facts)
 
     # -- the slot ------------------------------------------------------------------------------------------------
     def _same_slot(self, found: slots.SlotFacts | None, db: Database) -> None:
@@ -362,25 +359,10 @@ def _all_unloaded(db: Database) -> bool:
 
 def _check_connect(rest: Connect, wanted: dict[str, str]) -> None:
     """Refuse before anything is made."""
-    plugins = rest.plugins()
-    if PLUGIN not in plugins:
-        raise ConnectRefused(
-            "Kafka Connect has no Debezium connector for PostgreSQL",
-            remedy="install debezium-connector-postgres 3.7 or later into Connect's plugin.path and restart it",
-        )
-    if judge.older_than(plugins[PLUGIN], judge.OLDEST_DEBEZIUM):
-        raise ConnectRefused(
-            f"Kafka Connect has Debezium {plugins[PLUGIN]}, which loses rows of a COPY when it is restarted in it",
-            remedy="install debezium-connector-postgres 3.7 or later (dbz#1554) and restart Connect",
-        )
-    complaints = rest.complaints(wanted)
     # what the connector says of the database it says again, and better, when it starts
-    exactly_once = [c for c in complaints if c.startswith("exactly.once.support")]
-    if exactly_once:
-        raise ConnectRefused(
-            "Kafka Connect does not deliver exactly once: a task that was replaced could write late",
-            remedy="start every Connect worker with exactly.once.source.support=enabled",
-        )
+    wrong = requirements.of_connect(rest.plugins()) or requirements.of_exactly_once(rest.complaints(wanted))
+    if wrong:
+        raise ConnectRefused(wrong[0].what, remedy=wrong[0].remedy)
 
 
 class Teardown:

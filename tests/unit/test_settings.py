@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import SettingsInvalid
-from sync.settings import read
+from sync.settings import read, read_known
 
 ENVIRON = {
     "POSTGRES_DSN": "host=db user=me password=hunter2",
@@ -135,3 +135,20 @@ def test_no_message_shows_a_secret(text: str) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         read(environ={k: v for k, v in ENVIRON.items() if k not in ("POSTGRES_DSN", "MONGODB_URI")})
     assert "hunter2" not in f"{caught.value.what} {caught.value.remedy} {caught.value.facts}"
+
+
+def test_a_command_that_needs_the_source_only_leaves_out_servers_without_an_address() -> None:
+    found = read_known(environ={"POSTGRES_DSN": "host=a", "TANDEM_SOURCE__SLOT": "own"})
+    assert (found.kafka, found.connect, found.target) == (None, None, None)
+    assert found.source.publication == "own"
+    all_of_them = read_known(environ={**ENVIRON, "TANDEM_SOURCE__SLOT": "own"})
+    assert all_of_them.kafka is not None
+    assert all_of_them.kafka.topic_prefix == "own"
+    assert all_of_them.target is not None
+
+
+def test_an_address_given_in_half_is_missing_the_rest_for_every_command() -> None:
+    with pytest.raises(SettingsInvalid, match=r"target.database is missing \(looked for MONGODB_DATABASE"):
+        read_known(environ={"POSTGRES_DSN": "host=a", "MONGODB_URI": "mongodb://a"})
+    with pytest.raises(SettingsInvalid, match=r"source.dsn is missing"):
+        read_known(environ={})
