@@ -1,0 +1,118 @@
+"""Which tables a mapping can have as they are, and what has to be done about the others. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from connectors.debezium.config import topic_of
+from connectors.postgres.schema_facts import TableFacts
+from consumers.mapping.values import codec
+from sync.init.proposal import LeftOut
+
+#: pg_class.relkind
+_NO_TABLES = {
+    "v": ("a view: it has no rows of its own, so no changes", "map the tables that it is made from"),
+    "m": (
+        "a materialized view: its changes are in no WAL that Debezium reads",
+        "map the tables that it is made from",
+    ),
+    "f": ("a foreign table: its rows are in another database", "run a pipeline of that database"),
+}
+#: as the mapping takes a table's name
+_NAME = re.compile(r"^[^.\x00]+\.[^.\x00]+$")
+
+
+def quoted(name: str) -> str:
+    """An identifier as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def unfit(facts: TableFacts) -> LeftOut | None:
+    """Why this table cannot be mapped as it is; None where it can."""
+    table, sql = facts.table, f"{quoted(facts.schema)}.{quoted(facts.relation)}"
+    if table.kind in _NO_TABLES:
+        return LeftOut(facts.name, *_NO_TABLES[table.kind])
+    if facts.extension:
+        return LeftOut(facts.name, f"it belongs to the extension {facts.extension}")
+    if not facts.readable:
+        return LeftOut(
+            facts.name,
+            "this role may not read it",
+            f"GRANT USAGE ON SCHEMA {quoted(facts.schema)}, and SELECT ON {sql}, to the role",
+        )
+    if table.persistence != "p":
+        return LeftOut(
+            facts.name, "it is not logged, so its changes are in no WAL", f"ALTER TABLE {sql} SET LOGGED"
+        )
+    if not _NAME.match(facts.name):
+        return LeftOut(
+            facts.name, "a dot in the name of a schema or table cannot be mapped yet", "rename it"
+        )
+    return _without_key(facts, sql) or _unfit_structure(facts, sql)
+
+
+def _without_key(facts: TableFacts, sql: str) -> LeftOut | None:
+    table = facts.table
+    if not table.key:
+        return LeftOut(
+            facts.name,
+            "it has no primary key, from which ids are computed",
+            f"ALTER TABLE {sql} ADD PRIMARY KEY (...)",
+        )
+    for name in table.key:
+        column = table.column(name)
+        if column is not None and not codec(column.type).key:
+            return LeftOut(
+                facts.name,
+                f"its primary key has the column {name} of type {column.type}, from which no id can be computed",
+                "give it a key of integers, texts or uuids",
+            )
+    if table.replica_identity in ("n", "i"):
+        what = "NOTHING: updates and deletes would be refused"
+        if table.replica_identity == "i":
+            what = "USING INDEX: deletes would not carry the primary key"
+        return LeftOut(
+            facts.name, f"it has REPLICA IDENTITY {what}", f"ALTER TABLE {sql} REPLICA IDENTITY DEFAULT"
+        )
+    return None
+
+
+def _unfit_structure(facts: TableFacts, sql: str) -> LeftOut | None:
+    if facts.table.has_children:
+        return LeftOut(
+            facts.name,
+            "other tables inherit from it: its rows and theirs come in different streams",
+            "the inheriting tables are mapped, each to a collection of its own; move its own rows into one of them",
+        )
+    names = [column.name for column in facts.table.columns]
+    same = [n for n in names if [m.lower() for m in names].count(n.lower()) > 1]
+    if same:
+        return LeftOut(
+            facts.name,
+            f"its columns {' and '.join(same)} differ by case only, which Debezium refuses",
+            f"ALTER TABLE {sql} RENAME COLUMN one of them",
+        )
+    return None
+
+
+def fit(tables: Sequence[TableFacts]) -> tuple[list[TableFacts], list[LeftOut]]:
+    """The tables that can be mapped, and the others."""
+    good: list[TableFacts] = []
+    left_out: list[LeftOut] = []
+    topics: dict[str, str] = {}
+    for facts in tables:
+        found = unfit(facts)
+        topic = topic_of("", facts.name)
+        if found is None and topic in topics:
+            found = LeftOut(
+                facts.name,
+                f"its name differs from {topics[topic]}'s only in what a topic's name cannot have",
+                "rename one of them, or give it a pipeline of its own",
+            )
+        if found is not None:
+            left_out.append(found)
+        else:
+            topics[topic] = facts.name
+            good.append(facts)
+    return good, left_out

@@ -1,0 +1,208 @@
+"""Which foreign keys become references, and which child tables are embedded in a parent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from connectors.postgres.schema_facts import Fanout, ForeignKey, TableFacts
+
+#: more rows than these in one parent now, and a table gets a collection of its own
+MOST_ROWS = 100
+ROWS_ON_AVERAGE = 20
+#: more bytes than these in one parent's array now, likewise
+MOST_BYTES = 1_000_000
+#: columns of a join table besides its foreign keys
+FEW_COLUMNS = 3
+
+#: types whose equal values make equal ids
+_FAMILIES = {"smallint": "whole", "integer": "whole", "bigint": "whole", "text": "text"}
+_FAMILIES["character varying"] = "text"
+_MOMENTS = frozenset({"date", "timestamp with time zone", "timestamp without time zone"})
+
+#: (table, foreign key's columns) -> rows per parent
+Fanouts = Mapping[tuple[str, tuple[str, ...]], Fanout | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A child table that is embedded: in whom, by which foreign key, why."""
+
+    child: str
+    parent: str
+    foreign_key: ForeignKey
+    why: str
+
+
+def points_to_key(key: ForeignKey, child: TableFacts, parents: Mapping[str, TableFacts]) -> str:
+    """Empty where the key's values give the parent's `_id`; else why not."""
+    parent = parents.get(key.table)
+    if parent is None:
+        return f"{key.table} has no collection of its own"
+    if set(key.target_columns) != set(parent.table.key):
+        return f"it points to {', '.join(key.target_columns)}, which is not the primary key of {key.table}"
+    for own, target in zip(key.columns, key.target_columns, strict=True):
+        if _family(child, own) != _family(parent, target):
+            return f"{own} and {key.table}.{target} have types whose ids differ"
+        if not (_facts(child, own) and _facts(parent, target)):
+            return f"{own} is compared by a collation in which different texts are equal"
+    return ""
+
+
+def _family(facts: TableFacts, name: str) -> str:
+    column = facts.table.column(name)
+    kind = column.type if column is not None else ""
+    return _FAMILIES.get(kind, kind)
+
+
+def _facts(facts: TableFacts, name: str) -> bool:
+    known = facts.columns.get(name)
+    return known is None or known.deterministic
+
+
+def is_join(facts: TableFacts) -> bool:
+    """Two foreign keys that together are a key, and hardly anything else: a many-to-many relation."""
+    pair = _pair(facts)
+    if pair is None:
+        return False
+    columns = {*pair[0].columns, *pair[1].columns}
+    others = [c.name for c in facts.table.columns if c.name not in columns and c.name not in facts.table.key]
+    return len(others) <= FEW_COLUMNS
+
+
+def _pair(facts: TableFacts) -> tuple[ForeignKey, ForeignKey] | None:
+    keys = [k for k in facts.foreign_keys if all(_not_null(facts, c) for c in k.columns)]
+    if len(facts.foreign_keys) != 2 or len(keys) != 2 or set(keys[0].columns) & set(keys[1].columns):
+        return None
+    both = {*keys[0].columns, *keys[1].columns}
+    unique = [{c for c, _ in i.keys} for i in facts.indexes if i.unique and not i.predicate and i.keys]
+    return (keys[0], keys[1]) if both == set(facts.table.key) or both in unique else None
+
+
+def _not_null(facts: TableFacts, name: str) -> bool:
+    column = facts.table.column(name)
+    return column is not None and column.not_null
+
+
+def own_life(facts: TableFacts, key: ForeignKey) -> bool:
+    """Whether a row could be without its parent: the key is neither in its primary key nor cascades."""
+    return not (set(key.columns) <= set(facts.table.key) or key.on_delete == "c" or is_join(facts))
+
+
+def candidates(tables: Sequence[TableFacts]) -> list[tuple[TableFacts, ForeignKey]]:
+    """Children that might be embedded, with the foreign keys by which: what has to be measured."""
+    by_name = {facts.name: facts for facts in tables}
+    referred = {k.table for facts in tables for k in facts.foreign_keys if k.table != facts.name}
+    found = []
+    for facts in tables:
+        itself = any(k.table == facts.name for k in facts.foreign_keys)
+        if facts.name in referred or itself or _grows(facts):
+            continue
+        for key in facts.foreign_keys:
+            fits = key.validated and all(_not_null(facts, c) for c in key.columns)
+            if fits and not own_life(facts, key) and not points_to_key(key, facts, by_name):
+                found.append((facts, key))
+    return found
+
+
+def _grows(facts: TableFacts) -> str:
+    """Why a table grows with time, as far as its structure tells; else empty."""
+    if facts.table.kind == "p":
+        return "it is partitioned, so it grows"
+    moments = [c.name for c in facts.table.columns if c.name in facts.table.key and c.type in _MOMENTS]
+    return f"its key holds a time ({', '.join(moments)}), so it grows" if moments else ""
+
+
+def embeddings(
+    tables: Sequence[TableFacts], fanouts: Fanouts
+) -> tuple[dict[str, Embedding], dict[str, str]]:
+    """Child table -> its embedding; and for those that nearly were, why they have collections of their own."""
+    chosen: dict[str, Embedding] = {}
+    doubts: dict[str, str] = {}
+    per_child: dict[str, list[tuple[TableFacts, ForeignKey]]] = {}
+    for facts, key in candidates(tables):
+        per_child.setdefault(facts.name, []).append((facts, key))
+    for name, options in per_child.items():
+        facts = options[0][0]
+        judged = [(_fanout(facts, key, fanouts), key) for _, key in options]
+        good = [(f, key) for f, key in judged if f is not None and not _too_many(facts, f)]
+        if not good:
+            doubts[name] = _doubt(facts, judged)
+            continue
+        fanout, key = min(good, key=lambda g: (g[0].most, g[0].average, g[1].on_delete != "c"))
+        chosen[name] = Embedding(name, key.table, key, _reason(facts, key, fanout, len(judged)))
+    # a parent that is embedded itself has no document to hold an array
+    for name in [n for n, e in chosen.items() if e.parent in chosen]:
+        doubts[name] = f"its parent {chosen[name].parent} is embedded itself"
+        del chosen[name]
+    for facts in tables:
+        if facts.name not in chosen and facts.name not in doubts and (why := _near(facts, tables)):
+            doubts[facts.name] = why
+    return chosen, doubts
+
+
+def _near(facts: TableFacts, tables: Iterable[TableFacts]) -> str:
+    """Why a table whose rows depend on a parent was not even measured."""
+    by_name = {t.name: t for t in tables}
+    dependent = [
+        k
+        for k in facts.foreign_keys
+        if k.table != facts.name
+        and not own_life(facts, k)
+        and all(_not_null(facts, c) for c in k.columns)
+        and not points_to_key(k, facts, by_name)
+    ]
+    if not dependent:
+        return ""
+    if why := _grows(facts):
+        return f"not embedded in {dependent[0].table}: {why}"
+    others = sorted(
+        t.name for t in by_name.values() for k in t.foreign_keys if k.table == facts.name and t is not facts
+    )
+    return f"not embedded in {dependent[0].table}: {others[0]} refers to it" if others else ""
+
+
+def _fanout(facts: TableFacts, key: ForeignKey, fanouts: Fanouts) -> Fanout | None:
+    """Rows per parent; at most one, without measuring, where the key's columns are unique."""
+    return Fanout(1, 1.0) if _one(facts, key) else fanouts.get((facts.name, key.columns))
+
+
+def _one(facts: TableFacts, key: ForeignKey) -> bool:
+    unique = [set(facts.table.key)]
+    unique += [{c for c, _ in i.keys} for i in facts.indexes if i.unique and not i.predicate and i.keys]
+    return any(columns <= set(key.columns) for columns in unique if columns)
+
+
+def _too_many(facts: TableFacts, fanout: Fanout) -> str:
+    if fanout.most > MOST_ROWS or fanout.average > ROWS_ON_AVERAGE:
+        return f"up to {fanout.most:,} rows per parent, {fanout.average:,.1f} on average"
+    width = facts.bytes / facts.table.rows if facts.table.rows > 0 else 0
+    if width * fanout.most > MOST_BYTES:
+        return f"up to {fanout.most:,} rows of about {width:,.0f} bytes per parent"
+    return ""
+
+
+def _doubt(facts: TableFacts, judged: Sequence[tuple[Fanout | None, ForeignKey]]) -> str:
+    kind = "a join table" if is_join(facts) else "it depends on a parent"
+    told = [
+        f"{_too_many(facts, fanout)} in {key.table}"
+        if fanout is not None
+        else f"rows per {key.table} are not known (none yet, or no statistics)"
+        for fanout, key in judged
+    ]
+    return f"{kind}, but not embedded: {'; '.join(told)}"
+
+
+def _reason(facts: TableFacts, key: ForeignKey, fanout: Fanout, choices: int) -> str:
+    if is_join(facts):
+        why = "a join table"
+        if choices > 1:
+            why += f", embedded where its rows are fewest ({key.table})"
+    elif set(key.columns) <= set(facts.table.key):
+        why = "its primary key contains the foreign key"
+    else:
+        why = "ON DELETE CASCADE"
+    if _one(facts, key):
+        return f"{why}; at most 1 row per parent"
+    measured = "counted" if fanout.exact else "estimated"
+    return f"{why}; {fanout.most:,} rows per parent at most, {fanout.average:.1f} on average ({measured} now)"

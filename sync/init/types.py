@@ -1,0 +1,71 @@
+"""What MongoDB is told of each PostgreSQL type, as docs/values.md has it, and what a person should know of it. Pure."""
+
+from __future__ import annotations
+
+from connectors.postgres.catalog import Column
+from consumers.mapping.plan import not_carried
+from consumers.mapping.values import OTHER, codec
+
+#: the BSON type of every value of a type, by the alias that MongoDB has for it; types with several are not here
+_BSON = {
+    "smallint": "int",
+    "integer": "int",
+    "bigint": "long",
+    "oid": "long",
+    "boolean": "bool",
+    "double precision": "double",
+    "real": "double",
+    "numeric": "decimal",
+    "numeric of negative scale": "decimal",
+    "text": "string",
+    "character varying": "string",
+    "character": "string",
+    "name": "string",
+    "citext": "string",
+    "enum": "string",
+    "uuid": "binData",
+    "bytea": "binData",
+    "timestamp with time zone": "date",
+    "timestamp without time zone": "date",
+    "date": "date",
+    "time without time zone": "string",
+    "vector": "array",
+    "halfvec": "array",
+}
+_MOMENTS = frozenset({"timestamp with time zone", "timestamp without time zone"})
+
+
+def bson_type(kind: str) -> str:
+    """The alias of the BSON type that all values of a column type have; empty where it is not one."""
+    if kind.endswith("[]"):
+        return "array" if codec(kind).select != OTHER.select else ""
+    return _BSON.get(kind, "")
+
+
+def may_be_array(kind: str) -> bool:
+    """Whether a value may be an array in MongoDB: its index has a key for each element."""
+    return kind in ("json", "jsonb") or bson_type(kind) == "array" or (kind.endswith("[]"))
+
+
+def keeps_distinct(kind: str, declared: str) -> bool:
+    """Whether two values that differ in PostgreSQL differ in MongoDB, so that a unique index can be carried over."""
+    if may_be_array(kind) or not bson_type(kind):
+        return False
+    # BSON's dates have milliseconds
+    return kind not in _MOMENTS or any(f"({n})" in declared for n in range(4))
+
+
+def remarks(column: Column) -> str:
+    """What a person should know of a column's values; empty where there is nothing."""
+    said = []
+    if column.type in ("json", "jsonb") or codec(column.type) is not OTHER:
+        pass
+    else:
+        said.append(f"{column.cast}, carried as PostgreSQL's text")
+    if column.type == "numeric" and column.cast == "numeric":
+        said.append("a value of more than 34 digits does not fit: its row is parked")
+    if column.type.endswith("[]") and codec(column.type) is not OTHER:
+        said.append("an array of more than one dimension does not fit: its row is parked")
+    if column.generated:
+        said.append("generated")
+    return "; ".join(said)
