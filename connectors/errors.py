@@ -147,6 +147,14 @@ class MappingChanged(Refused):
     """The mapping is not the one that the pipeline was set up with."""
 
 
+class NothingToMap(Refused):
+    """The schemas have no table that a mapping could have."""
+
+
+class FileRefused(Refused):
+    """A file that is to be written is there already, or cannot be written."""
+
+
 class NotComplete(Refused):
     """The target does not hold everything up to the LSN that was asked for."""
 
@@ -167,6 +175,10 @@ class Misused(SyncError):
 
 class SettingsInvalid(Misused):
     """Settings are missing or wrong."""
+
+
+class SchemaUnknown(Misused):
+    """There is no such schema in the source database."""
 
 
 class MappingInvalid(Misused):

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from connectors.debezium import config
 from connectors.errors import MappingChanged, MappingInvalid, NotComplete, NotSetUp, SourceReplaced
@@ -22,9 +23,12 @@ from connectors.positions import Lsn
 from connectors.postgres import catalog, slots
 from connectors.postgres.client import connect, translated
 from connectors.postgres.rows import CurrentRows
+from connectors.settings import SourceEndpoint
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan
 from consumers.worker import Tally, Worker
+from sync.init import run as init_run
+from sync.init.run import InitReport
 from sync.lag.status import StatusReport, look
 from sync.lag.token import Completeness, Standing, Token, parse_target
 from sync.settings import Settings
@@ -44,6 +48,16 @@ _CHECK_EVERY_S = 10.0
 def now_us() -> int:
     """Microseconds since 1970-01-01 UTC."""
     return time.time_ns() // 1_000
+
+
+def init(
+    source: SourceEndpoint, schemas: Sequence[str], path: Path | None, *, force: bool = False
+) -> InitReport:
+    """Propose a mapping of the source's schemas and write it to path, or (None) only return it."""
+    if path is not None and not force:
+        init_run.check_free(path)
+    report = init_run.infer(source, schemas)
+    return report if path is None else init_run.write(report, path, force=force)
 
 
 def setup(settings: Settings, log: Log, *, keep_snapshot: bool = False) -> SetupReport:

@@ -15,6 +15,7 @@ from connectors.errors import Broken, Misused, NotComplete, SyncError
 from sync import settings as settings_reader
 from sync.cli import dev
 from sync.cli.demo import demo
+from sync.cli.init import init
 from sync.cli.output import (
     LoadProgress,
     err,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(dev.app, name="dev")
 app.command()(demo)
+app.command()(init)
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="Configuration file [default: tandem.yaml, if there is one].")

@@ -112,7 +112,7 @@ def _limits(tree: exp.Expr, check: Check, types: dict[str, str]) -> Limits | Non
     column = _column(tree.this, check, types)
     if column is not None and isinstance(tree, exp.EQ):
         return _listed(column, types[column], tree.expression)
-    kind = type(tree)
+    kind: type[exp.Expr] = type(tree)
     other = tree.expression
     if column is None and kind in _MIRRORED:
         column, other, kind = _column(tree.expression, check, types), tree.this, _MIRRORED[kind]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from connectors.debezium.config import topic_of
 from connectors.postgres.schema_facts import TableFacts
 from consumers.mapping.values import codec
+from sync import requirements
 from sync.init.proposal import LeftOut
 
 #: pg_class.relkind
@@ -41,50 +42,22 @@ def unfit(facts: TableFacts) -> LeftOut | None:
             "this role may not read it",
             f"GRANT USAGE ON SCHEMA {quoted(facts.schema)}, and SELECT ON {sql}, to the role",
         )
-    if table.persistence != "p":
-        return LeftOut(
-            facts.name, "it is not logged, so its changes are in no WAL", f"ALTER TABLE {sql} SET LOGGED"
-        )
     if not _NAME.match(facts.name):
-        return LeftOut(
-            facts.name, "a dot in the name of a schema or table cannot be mapped yet", "rename it"
-        )
-    return _without_key(facts, sql) or _unfit_structure(facts, sql)
+        return LeftOut(facts.name, "a dot in the name of a schema or table cannot be mapped yet", "rename it")
+    for complaint in requirements.of_table("it", table):
+        return LeftOut(facts.name, complaint.what, complaint.remedy)
+    return _unfit_columns(facts, sql)
 
 
-def _without_key(facts: TableFacts, sql: str) -> LeftOut | None:
-    table = facts.table
-    if not table.key:
-        return LeftOut(
-            facts.name,
-            "it has no primary key, from which ids are computed",
-            f"ALTER TABLE {sql} ADD PRIMARY KEY (...)",
-        )
-    for name in table.key:
-        column = table.column(name)
+def _unfit_columns(facts: TableFacts, sql: str) -> LeftOut | None:
+    for name in facts.table.key:
+        column = facts.table.column(name)
         if column is not None and not codec(column.type).key:
             return LeftOut(
                 facts.name,
                 f"its primary key has the column {name} of type {column.type}, from which no id can be computed",
                 "give it a key of integers, texts or uuids",
             )
-    if table.replica_identity in ("n", "i"):
-        what = "NOTHING: updates and deletes would be refused"
-        if table.replica_identity == "i":
-            what = "USING INDEX: deletes would not carry the primary key"
-        return LeftOut(
-            facts.name, f"it has REPLICA IDENTITY {what}", f"ALTER TABLE {sql} REPLICA IDENTITY DEFAULT"
-        )
-    return None
-
-
-def _unfit_structure(facts: TableFacts, sql: str) -> LeftOut | None:
-    if facts.table.has_children:
-        return LeftOut(
-            facts.name,
-            "other tables inherit from it: its rows and theirs come in different streams",
-            "the inheriting tables are mapped, each to a collection of its own; move its own rows into one of them",
-        )
     names = [column.name for column in facts.table.columns]
     same = [n for n in names if [m.lower() for m in names].count(n.lower()) > 1]
     if same:

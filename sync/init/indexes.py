@@ -54,7 +54,9 @@ def _one(
             partial = _given(index, facts, fields, references)
             if partial:
                 content["partial"] = partial
-                why.append("PostgreSQL takes several NULLs, MongoDB one: only rows without NULL are held to it")
+                why.append(
+                    "PostgreSQL takes several NULLs, MongoDB one: only rows without NULL are held to it"
+                )
     return IndexLine(content, "; ".join(why))
 
 

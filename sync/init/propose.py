@@ -13,7 +13,7 @@ from sync.init.fitness import fit
 from sync.init.proposal import (
     ArrayProposal,
     CollectionProposal,
-    LeftOut,
+    IndexLine,
     Line,
     Proposal,
     Rows,
@@ -37,6 +37,8 @@ def propose(schemas: Sequence[str], tables: Sequence[TableFacts], fanouts: Fanou
     by_name = {facts.name: facts for facts in good}
     collections = {facts.name: named[facts.schema, facts.relation] for facts in own}
     proposer = _Proposer(by_name, collections, embedded, doubts)
+    used = {facts.schema for facts in tables}
+    schemas = [name for name in schemas if name in used]
     return Proposal(tuple(schemas), tuple(proposer.collection(facts) for facts in own), tuple(left_out))
 
 
@@ -79,12 +81,13 @@ class _Proposer:
             inner = self._shape(child, embedding.foreign_key.columns)
             arrays.append(ArrayProposal(array, inner.rows, _in_key_order(embedding, facts), embedding.why))
             schemas.append(Line(array, _array_schema(child, inner)))
+        own_indexes = indexes.proposed(facts, shaped.fields, shaped.references)
         return CollectionProposal(
             name=self._collections[facts.name],
             rows=shaped.rows,
             about=self._about(facts),
             arrays=tuple(arrays),
-            indexes=tuple(indexes.proposed(facts, shaped.fields, shaped.references)),
+            indexes=(*own_indexes, *_other_sides(arrays, self._tables)),
             validator=validators.proposed(facts, shaped.fields, shaped.references, schemas),
         )
 
@@ -106,9 +109,7 @@ class _Proposer:
         notes += self._notes(facts, columns)
         rows = Rows(
             table=facts.name,
-            renames=tuple(
-                Line(c, fields[c], why) for c, why in reasons.items() if c not in references
-            ),
+            renames=tuple(Line(c, fields[c], why) for c, why in reasons.items() if c not in references),
             references=tuple(references[c] for c in columns if c in references),
             notes=tuple(notes),
         )
@@ -141,14 +142,14 @@ class _Proposer:
 
     def _about(self, facts: TableFacts) -> tuple[str, ...]:
         lines = [facts.comment] if facts.comment else []
-        kind = f"{facts.name}"
+        told = []
         if facts.partitions:
-            kind += f", partitioned ({facts.partitions} partitions): one collection"
+            told.append(f"partitioned ({facts.partitions} partitions): one collection")
         if facts.inherits:
-            kind += f", inherits from {', '.join(facts.inherits)}: a collection of its own"
-        if facts.table.rows >= 0:
-            kind += f", about {facts.table.rows:,} rows"
-        lines.append(kind)
+            told.append(f"inherits from {', '.join(facts.inherits)}: a collection of its own")
+        if facts.table.rows >= 0 and facts.table.kind == "r":
+            told.append(f"about {facts.table.rows:,} rows")
+        lines += ["; ".join(told)] if told else []
         if facts.name in self._doubts:
             lines.append(self._doubts[facts.name])
         elif is_join(facts):
@@ -157,7 +158,7 @@ class _Proposer:
 
     def _notes(self, facts: TableFacts, columns: Sequence[str]) -> list[str]:
         mine = [c for c in facts.table.columns if c.name in columns]
-        notes = [f"{c.name}: {said}" for c in mine if (said := remarks(c))]
+        notes = [f"{c.name}: {said}" for c in mine if (said := remarks(c, _declared(facts, c.name)))]
         again = [c for c in not_carried(facts.table) if c in columns]
         if again:
             notes.append(
@@ -165,8 +166,28 @@ class _Proposer:
             )
         _, checks = validators.limits(facts)
         notes += [f"CHECK {name} is not carried over" for name in checks]
-        notes += [f"not carried over, of partitions only: {text}" for text in facts.foreign_keys_of_partitions]
+        notes += [
+            f"not carried over, of partitions only: {text}" for text in facts.foreign_keys_of_partitions
+        ]
         return notes
+
+
+def _other_sides(arrays: Sequence[ArrayProposal], tables: Mapping[str, TableFacts]) -> list[IndexLine]:
+    """For embedded join tables: an index by which the parent is found from the other side."""
+    return [
+        IndexLine(
+            {"keys": {f"{array.name}.{line.name}": 1}},
+            f"{array.rows.table} is a join table: to find these from {line.value['to']}",
+        )
+        for array in arrays
+        if is_join(tables[array.rows.table])
+        for line in array.rows.references
+    ]
+
+
+def _declared(facts: TableFacts, column: str) -> str:
+    known = facts.columns.get(column)
+    return known.declared if known is not None else ""
 
 
 def _in_key_order(embedding: Embedding, parent: TableFacts) -> tuple[str, ...]:
@@ -186,6 +207,3 @@ def _array_schema(child: TableFacts, shaped: _Shaped) -> dict[str, object]:
     if child.comment:
         schema["description"] = child.comment
     return schema
-
-
-__all__ = ["LeftOut", "propose", "to_measure"]

@@ -113,9 +113,7 @@ def _grows(facts: TableFacts) -> str:
     return f"its key holds a time ({', '.join(moments)}), so it grows" if moments else ""
 
 
-def embeddings(
-    tables: Sequence[TableFacts], fanouts: Fanouts
-) -> tuple[dict[str, Embedding], dict[str, str]]:
+def embeddings(tables: Sequence[TableFacts], fanouts: Fanouts) -> tuple[dict[str, Embedding], dict[str, str]]:
     """Child table -> its embedding; and for those that nearly were, why they have collections of their own."""
     chosen: dict[str, Embedding] = {}
     doubts: dict[str, str] = {}

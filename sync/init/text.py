@@ -190,7 +190,13 @@ def one_line(text: str) -> str:
 
 def _escaped(char: str) -> str:
     number = ord(char)
-    return f"\\x{number:02X}" if number < 0x100 else f"\\u{number:04X}" if number < 0x10000 else f"\\U{number:08X}"
+    return (
+        f"\\x{number:02X}"
+        if number < 0x100
+        else f"\\u{number:04X}"
+        if number < 0x10000
+        else f"\\U{number:08X}"
+    )
 
 
 def scalar(value: Any) -> str:
@@ -211,9 +217,7 @@ def _means_else(text: str) -> bool:
 
 
 def _quoted(text: str) -> str:
-    return "".join(
-        f"\\{c}" if c in '"\\' else c if _PRINTABLE.match(c) else _escaped(c) for c in text
-    )
+    return "".join(f"\\{c}" if c in '"\\' else c if _PRINTABLE.match(c) else _escaped(c) for c in text)
 
 
 def flow(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
 from connectors.postgres.catalog import Column
-from consumers.mapping.plan import not_carried
 from consumers.mapping.values import OTHER, codec
 
 #: the BSON type of every value of a type, by the alias that MongoDB has for it; types with several are not here
@@ -55,17 +56,20 @@ def keeps_distinct(kind: str, declared: str) -> bool:
     return kind not in _MOMENTS or any(f"({n})" in declared for n in range(4))
 
 
-def remarks(column: Column) -> str:
-    """What a person should know of a column's values; empty where there is nothing."""
+def remarks(column: Column, declared: str) -> str:
+    """What a person should know of a column's values; empty where there is nothing. declared: with its modifier."""
     said = []
-    if column.type in ("json", "jsonb") or codec(column.type) is not OTHER:
-        pass
-    else:
-        said.append(f"{column.cast}, carried as PostgreSQL's text")
-    if column.type == "numeric" and column.cast == "numeric":
+    if codec(column.type) is OTHER:
+        said.append(f"{declared}, carried as PostgreSQL's text")
+    if column.type == "numeric" and not _fits_decimal(declared):
         said.append("a value of more than 34 digits does not fit: its row is parked")
     if column.type.endswith("[]") and codec(column.type) is not OTHER:
         said.append("an array of more than one dimension does not fit: its row is parked")
     if column.generated:
         said.append("generated")
     return "; ".join(said)
+
+
+def _fits_decimal(declared: str) -> bool:
+    found = re.search(r"\((\d+),", declared)
+    return found is not None and int(found[1]) <= 34

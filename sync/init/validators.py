@@ -69,7 +69,10 @@ def _property(facts: TableFacts, name: str, said: Sequence[Limits]) -> tuple[dic
         return {}, ""
     values, why = _values(said), "CHECK"
     if values is None and known is not None and column.type == "enum" and known.labels:
-        values, why = list(known.labels), f"{known.declared}: add a label here before PostgreSQL's type gets it"
+        values, why = (
+            list(known.labels),
+            f"{known.declared}: add a label here before PostgreSQL's type gets it",
+        )
     if values is not None:
         return {"enum": values if column.not_null else [*values, None]}, why
     kind = bson_type(column.type)
