@@ -111,6 +111,10 @@ class Refused(SyncError):
     kind = Kind.REFUSED
 
 
+class Stopped(Refused):
+    """It was told to stop before it had ended. Nothing is left half done."""
+
+
 class SourceNotReady(Refused):
     """PostgreSQL is not set up for logical replication, or the role may not do it."""
 

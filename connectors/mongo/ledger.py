@@ -36,6 +36,8 @@ STATE = "_tandem_state"
 OWN = (POSITIONS, CLAIMS, CHUNKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
 #: so many of the last events of a parked row are kept; `count` counts them all
 _PARKED_EVENTS = 50
+#: the `_id` of what is known of the load that runs, or ran last
+LOAD = "load"
 #: the holder of a table from setup on, until a load takes it
 UNLOADED = "load:none"
 
@@ -152,7 +154,7 @@ def load_lives(db: Database, within_s: float) -> bool:
     """Whether a loader has said within this time that it lives."""
     with translated():
         now = db.command("hello")["localTime"]
-        known = db[STATE].find_one({"_id": "load"})
+        known = db[STATE].find_one({"_id": LOAD})
     return known is not None and "beat" in known and _ms(now) - _ms(known["beat"]) < within_s * 1_000
 
 
@@ -178,10 +180,50 @@ def end_sessions_of_others(db: Database, worker: str, partitions: Iterable[Parti
             db[WORKERS].find({"_id": {"$ne": worker}, "partitions": {"$in": [p.id for p in partitions]}})
         )
         if others:
-            lsids = [{"id": Binary.from_uuid(other["lsid"])} for other in others]
-            db.client.admin.command({"killSessions": lsids})
+            _end_sessions(db, [other["lsid"] for other in others])
             db[WORKERS].delete_many({"_id": {"$in": [other["_id"] for other in others]}})
     return len(others)
+
+
+def _end_sessions(db: Database, lsids: Sequence[Any]) -> None:
+    """Abort what these sessions have open, and nothing else. Source: MongoDB documentation, killSessions."""
+    if lsids:
+        ids = [{"id": lsid if isinstance(lsid, Binary) else Binary.from_uuid(lsid)} for lsid in lsids]
+        db.client.admin.command({"killSessions": ids})
+
+
+# -- the load's lease --------------------------------------------------------------------------------------------
+def begin_load(db: Database, run: str) -> int:
+    """Make this run the one that loads, and end the sessions that the last one has left open. Returns how many.
+
+    A loader that dies leaves its transactions open until the server's limit, and what they have written blocks
+    whoever goes on. One that lives after all has its transaction aborted, and finds its claim gone.
+    """
+    with translated():
+        left = (db[STATE].find_one({"_id": LOAD}) or {}).get("sessions", [])
+        _end_sessions(db, left)
+        db[STATE].update_one(
+            {"_id": LOAD}, {"$set": {"run": run, "sessions": []}, "$currentDate": {"beat": True}}, upsert=True
+        )
+    return len(left)
+
+
+def register_loader(db: Database, run: str, lsid: Mapping[str, Any]) -> None:
+    """Say which session may hold transactions of this run, so that a successor can end it."""
+    with translated():
+        db[STATE].update_one({"_id": LOAD, "run": run}, {"$push": {"sessions": lsid["id"]}})
+
+
+def load_beats(db: Database, run: str) -> None:
+    """This run says that it lives, if it is still the one that loads."""
+    with translated():
+        db[STATE].update_one({"_id": LOAD, "run": run}, {"$currentDate": {"beat": True}})
+
+
+def load_ended(db: Database, run: str) -> None:
+    """This run has ended in order."""
+    with translated():
+        db[STATE].update_one({"_id": LOAD, "run": run}, {"$unset": {"beat": 1}, "$set": {"sessions": []}})
 
 
 # -- in a transaction --------------------------------------------------------------------------------------------

@@ -112,10 +112,15 @@ def snapshot(
     """Backfill: load every row, in parallel. Resumable; each collection streams when its own load has ended."""
     from sync import app as root
 
-    with LoadProgress() as progress:
-        report = root.snapshot(
-            _settings(config, mapping), log, replace_existing=replace_existing, watch=progress
-        )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end it after the pieces in hand
+    try:
+        with LoadProgress() as progress:
+            report = root.snapshot(
+                _settings(config, mapping), log, replace_existing=replace_existing, watch=progress
+            )
+    except KeyboardInterrupt:
+        log("interrupted: run `tandem snapshot` again, it goes on where it was")
+        raise
     if json:
         print_json(report.as_dict())
     else:

@@ -14,7 +14,7 @@ from functools import partial
 
 from bson import Int64, ObjectId
 
-from connectors.errors import Moved, Refused, SyncError, TargetNotReady, Unappliable
+from connectors.errors import Moved, Refused, Stopped, SyncError, TargetNotReady, Unappliable
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger, schema
 from connectors.mongo.client import Database
@@ -33,7 +33,7 @@ from sync.settings import Limits
 from sync.snapshot.chunks import Chunk, cut
 
 LEASE_S = 6.0
-_LOAD = "load"
+_LOAD = ledger.LOAD  # of runs and claims too
 
 
 @dataclass(slots=True)
@@ -91,6 +91,8 @@ class Loader:
         self.report = LoadReport()
         self._slot_snapshot, self._replace_existing = slot_snapshot, replace_existing
         self._lock, self._failed, self._stop = threading.Lock(), list[BaseException](), threading.Event()
+        self._own: Transactions
+        self._own_lock = threading.Lock()
         self._lsn, self._resumed = 0, set[str]()
 
     # -- the whole -----------------------------------------------------------------------------------------------
@@ -100,6 +102,7 @@ class Loader:
         groups = self._groups_to_load()
         if groups:
             self._take_lease()
+            self._own = self._transactions()
             beat = threading.Thread(target=self._beat, daemon=True)
             beat.start()
             try:
@@ -111,8 +114,8 @@ class Loader:
             finally:
                 self._stop.set()
                 beat.join()
-                with mongo.translated():
-                    self.db[ledger.STATE].update_one({"_id": _LOAD, "run": self.run}, {"$unset": {"beat": 1}})
+                self._own.close()
+                ledger.load_ended(self.db, self.run)
         self.report.seconds = time.monotonic() - started
         return self.report
 
@@ -139,20 +142,19 @@ class Loader:
                 )
             self.report.resumed = True
             time.sleep(0.5)
-        self._say_alive()
+        if ended := ledger.begin_load(self.db, self.run):
+            self.log("ended the sessions that a loader has left open", sessions=ended)
 
-    def _say_alive(self) -> None:
-        with mongo.translated():
-            self.db[ledger.STATE].update_one(
-                {"_id": _LOAD}, {"$set": {"run": self.run}, "$currentDate": {"beat": True}}
-            )
+    def _transactions(self) -> Transactions:
+        """In a session that the next run ends, should this one die with a transaction open."""
+        transactions = Transactions(self.db)
+        ledger.register_loader(self.db, self.run, transactions.session_id)
+        return transactions
 
     def _beat(self) -> None:
         while not self._stop.wait(1.0):
             try:
-                known = ledger.state(self.db, _LOAD)
-                if known and known.get("run") == self.run:
-                    self._say_alive()
+                ledger.load_beats(self.db, self.run)
             except SyncError:
                 continue  # the workers meet the same trouble, and tell
 
@@ -212,10 +214,22 @@ class Loader:
         ]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as interrupt:  # Ctrl-C: each ends after the piece in hand, nothing is left open
+            self._failed.append(interrupt)
+            for thread in threads:
+                thread.join()
         if self._failed:
             raise self._failed[0]
+
+    def go_on(self) -> None:
+        """Raise Stopped when the load is to end: it was interrupted, or another worker has failed."""
+        if self._failed:
+            raise Stopped(
+                "the load was stopped", remedy="run `tandem snapshot` again: it goes on where it was"
+            )
 
     def _chunks(self, name: str, snapshot: ExportedSnapshot) -> list[Chunk]:
         """The chunks of a collection: those of an earlier run, or new ones, recorded before any row is written."""
@@ -245,11 +259,9 @@ class Loader:
         return chunks
 
     def _transact(self, work: Callable[[Transaction], object]) -> None:
-        transactions = Transactions(self.db)
-        try:
-            transactions.repeat(work)
-        finally:
-            transactions.close()
+        """In the loader's own session, which is used by one thread at a time."""
+        with self._own_lock:
+            self._own.repeat(work)
 
     def _empty(self, name: str) -> None:
         """Remove what an earlier pipeline has left in the collection, and its unique indexes, which are built again
@@ -283,7 +295,7 @@ class Loader:
     ) -> None:
         try:
             reader = SnapshotReader(self.source, snapshot.name)
-            transactions = Transactions(self.db)
+            transactions = self._transactions()
             try:
                 while not self._failed:
                     try:
@@ -400,6 +412,7 @@ class _ChunkLoad:
         """One transaction with a piece; what is refused is found by halving and parked."""
         if not piece and not last:
             return
+        self.loader.go_on()
 
         def work(tx: Transaction) -> None:
             ledger.claim(tx, self.claim)
