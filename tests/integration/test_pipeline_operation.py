@@ -6,10 +6,14 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import psutil
+import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from tests.support.pipeline import RAW, Pipeline, apart, consuming, partition_of, pipeline
 from tests.support.stack import Own
@@ -262,6 +266,38 @@ def test_wait_for_is_not_early_before_the_load_and_without_a_slot(own: Own, tmp_
         assert "not loaded yet, or held: public.t" in _refused(on)
         on.tandem.run("snapshot")
         on.wait()
+
+
+def test_wait_for_is_not_early_on_a_slot_that_was_made_anew_by_hand(own: Own, tmp_path: Path) -> None:
+    name = own.name
+    with pipeline(own, tmp_path, CHANGING, CHANGING_MAPPING) as on:
+        on.tandem.run("snapshot")
+        with consuming(on):
+            on.sql.execute("INSERT INTO t VALUES (1, 'seen')")
+            on.wait()
+            _connector(on, "stop")
+            until(lambda: not _slot(on)["active"], within=60)
+            on.sql.execute("SELECT pg_drop_replication_slot(%s)", [name])
+            on.sql.execute("INSERT INTO t VALUES (2, 'in no event')")
+            on.sql.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+            assert "nobody streams from the slot" in _refused(on)
+            _connector(on, "resume")
+            assert "nobody streams from the slot" in _refused(on)
+            assert on.one("t", "public.t", 2) is None
+
+
+def _connector(on: Pipeline, act: str) -> None:
+    url = f"{on.own.addresses.connect_url}/connectors/{on.own.name}/{act}"
+    httpx.put(url, timeout=30).raise_for_status()
+
+
+def _slot(on: Pipeline) -> dict[str, Any]:
+    with psycopg.connect(on.own.addresses.postgres_dsn, row_factory=dict_row) as session:
+        found = session.execute(
+            "SELECT * FROM pg_replication_slots WHERE slot_name = %s", [on.own.name]
+        ).fetchone()
+    assert found is not None
+    return found
 
 
 def _complete_with(on: Pipeline, key: int) -> None:
