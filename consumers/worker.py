@@ -51,6 +51,8 @@ _LOOKS_AT_DUPLICATES = 4
 _CAREFUL_BATCHES = 8
 #: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
 _SUSPECT_AFTER_S = 1.0
+#: what holds a batch up for so long is told, and again each time
+_TELL_WAITING_S = 10.0
 
 
 class Stopping(Unavailable):
@@ -366,7 +368,7 @@ class Worker:
 
     def _await_visible(self, batch: Batch) -> None:
         """Wait until PostgreSQL shows every transaction of the batch: a commit can be decoded before that."""
-        pause = 0.002
+        pause, told = 0.002, time.monotonic()
         if time.monotonic() - self._looked > _SEEN_FOR_S:
             self._seen = None
         unseen = {e.tx for _, e in batch.events if e.tx is not None and not self._is_old(e.tx)}
@@ -376,6 +378,11 @@ class Worker:
             unseen = {tx for tx in unseen if not shown.shows(tx)}
             if unseen:
                 self._check_stop()
+                if time.monotonic() - told > _TELL_WAITING_S:
+                    told = time.monotonic()
+                    self.log(
+                        "waiting until PostgreSQL shows transactions", count=len(unseen), one=min(unseen)
+                    )
                 time.sleep(pause)
                 pause = min(pause * 1.5, 0.2)
 
@@ -392,7 +399,8 @@ class Worker:
         work: Callable[[Transaction, dict[Partition, Lsn]], object],
     ) -> None:
         """Move the positions and do the work, in one transaction; again after each conflict."""
-        since, pause = time.monotonic(), 0.004
+        since = told = time.monotonic()
+        pause = 0.004
 
         def whole(tx: Transaction) -> None:
             work(tx, ledger.advance(tx, moves))
@@ -401,8 +409,11 @@ class Worker:
             try:
                 self.transactions.once(whole)
                 break
-            except Contended:
+            except Contended as lost:
                 self.tally.conflicts += 1
+                if time.monotonic() - told > _TELL_WAITING_S:
+                    told = time.monotonic()
+                    self.log(f"a batch meets conflicts again and again: {lost.what}", **lost.facts)
                 if time.monotonic() - since > _SUSPECT_AFTER_S:
                     since = time.monotonic()
                     ended = ledger.end_sessions_of_others(self.transactions.db, self.name, moves)
