@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from connectors.debezium import config
@@ -31,7 +31,9 @@ from sync.init import run as init_run
 from sync.init.run import InitReport
 from sync.lag.status import StatusReport, look
 from sync.lag.token import Completeness, Standing, Token, parse_target
-from sync.settings import Settings
+from sync.preflight.run import Asked, Preflight, PreflightReport
+from sync.preflight.scan import ScanReport
+from sync.settings import Known, Settings
 from sync.setup import target
 from sync.setup.make import Setup, SetupReport, Teardown, load_plan
 from sync.snapshot.load import LEASE_S, Loader, LoadReport
@@ -66,6 +68,45 @@ def setup(settings: Settings, log: Log, *, keep_snapshot: bool = False) -> Setup
     if report.slot_snapshot is not None and not keep_snapshot:
         report.slot_snapshot.session.close()
     return report
+
+
+def preflight(
+    settings: Known, asked: Asked, watch: Callable[[ScanReport], None] | None = None
+) -> PreflightReport:
+    """What will not work, and what will not fit. watch: called twice a second while the data is read.
+
+    Raises what is wrong with the mapping file itself, and ServerGone where PostgreSQL does not answer.
+    """
+    _with_collections(settings.mapping, asked.extent.collections)  # a file that cannot be read is no finding
+    with connect(settings.source, name="tandem preflight") as session:
+        try:
+            plan: Plan | MappingInvalid = load_plan(settings, session)
+        except MappingInvalid as error:
+            plan = error
+        run = Preflight(settings, session, asked)
+        with _shown(watch, lambda: run.scanning):
+            return run.run(plan)
+
+
+@contextmanager
+def _shown(
+    watch: Callable[[ScanReport], None] | None, now: Callable[[], ScanReport | None]
+) -> Iterator[None]:
+    """Show a report that grows, twice a second, from a thread of its own."""
+    done = threading.Event()
+
+    def show() -> None:
+        while not done.wait(0.5):
+            if watch is not None and (report := now()) is not None:
+                watch(report)
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def teardown(settings: Settings, log: Log, *, drop_collections: bool) -> list[str]:
@@ -308,13 +349,7 @@ def verify(
     progress: Callable[[str, int], None] | None = None,
 ) -> VerifyReport:
     """Compare every document with its row. What differs is looked at again when the consumers have applied it."""
-    declared = spec.load(settings.mapping)
-    unknown = sorted(set(collections or ()) - {name for name, c in declared.collections.items() if c.table})
-    if unknown:
-        raise MappingInvalid(
-            f"{settings.mapping} has no collection with a table named {', '.join(unknown)}",
-            remedy=f"name one of: {', '.join(name for name, c in declared.collections.items() if c.table)}",
-        )
+    declared = _with_collections(settings.mapping, collections or ())
     with ExitStack() as stack:
         complete = _completeness(settings, stack)
         return run_verify(
@@ -325,6 +360,18 @@ def verify(
             wait=lambda lsn: _waited(complete, lsn, timeout_s),
             progress=progress,
         )
+
+
+def _with_collections(mapping: Path, wanted: Sequence[str]) -> spec.Mapping_:
+    """The mapping file. Raises MappingInvalid where it has no such collections."""
+    declared = spec.load(mapping)
+    known = [name for name, c in declared.collections.items() if c.table]
+    if unknown := sorted(set(wanted) - set(known)):
+        raise MappingInvalid(
+            f"{mapping} has no collection with a table named {', '.join(unknown)}",
+            remedy=f"name one of: {', '.join(known)}",
+        )
+    return declared
 
 
 def _waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:

@@ -119,6 +119,11 @@ class SnapshotReader:
         assert count is not None
         return [tuple(row) for row in found[1:]], count[0]
 
+    def ask(self, query: sql.Composed) -> list[Row]:
+        """The rows of a statement that was composed without placeholders."""
+        with translated(self._source):
+            return self._session.execute(query).fetchall()
+
     def copy(
         self,
         read: TableRead,
@@ -132,7 +137,14 @@ class SnapshotReader:
         condition = in_range(columns, of, keys, collate=parent is not None)
         if where:
             condition = sql.SQL("{} AND ({})").format(condition, sql.SQL(where))
-        query = sql.SQL("{} WHERE {}").format(read.select(), condition)
+        yield from self.stream(read, condition)
+
+    def stream(
+        self, read: TableRead, condition: sql.Composable, sample: sql.Composable | None = None
+    ) -> Iterator[Row]:
+        """Stream rows by binary COPY that meet a condition. sample: a TABLESAMPLE clause."""
+        table = read.select() if sample is None else sql.SQL(" ").join([read.select(), sample])
+        query = sql.SQL("{} WHERE {}").format(table, condition)
         copy = sql.SQL("COPY ({}) TO STDOUT (FORMAT BINARY)").format(query)
         with translated(self._source), self._session.cursor() as cursor, cursor.copy(copy) as stream:
             stream.set_types([c.wire for c in read.columns])

@@ -27,6 +27,7 @@ from sync.cli.output import (
     print_status,
     print_token,
 )
+from sync.cli.preflight import preflight
 from sync.settings import Settings
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.add_typer(dev.app, name="dev")
 app.command()(demo)
 app.command()(init)
+app.command()(preflight)
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="Configuration file [default: tandem.yaml, if there is one].")

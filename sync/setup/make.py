@@ -34,7 +34,7 @@ from connectors.postgres.slots import ExportedSnapshot
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan, not_carried
 from sync import requirements
-from sync.settings import Settings
+from sync.settings import Known, Settings
 from sync.setup import judge, target
 
 Log = Callable[..., None]
@@ -54,7 +54,7 @@ class SetupReport:
         return {"made": self.made, "warnings": self.warnings}
 
 
-def load_plan(settings: Settings, session: Session) -> Plan:
+def load_plan(settings: Settings | Known, session: Session) -> Plan:
     """The mapping file, compiled against the source as it is now. Raises MappingInvalid."""
     declared = spec.load(settings.mapping)
     with translated(settings.source):
