@@ -572,7 +572,7 @@ def _shown(document: Document, fields: Mapping[str, Any] | None) -> Document:
 
 
 def _copy(value: Any) -> Any:
-    if isinstance(value, dict | Mapping):
+    if isinstance(value, dict):
         return {name: _copy(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_copy(inner) for inner in value]

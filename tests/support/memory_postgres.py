@@ -144,6 +144,15 @@ class Exported:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """What a transaction had done when it was set."""
+
+    length: int
+    own: Mapping[tuple[str, Key], RowValues | None]
+    emptied: frozenset[str]
+
+
 class SourceTransaction:
     """Statements, then commit, then show: between the two the commit is decoded and not visible."""
 
@@ -239,6 +248,15 @@ class SourceTransaction:
             del self._own[place]
         self._emptied.add(table)
         self.log.append(Change(table, "t", (), None, frozenset(), self._next_lsn(), self.tx))
+
+    def savepoint(self) -> Savepoint:
+        """A point to come back to."""
+        return Savepoint(len(self.log), dict(self._own), frozenset(self._emptied))
+
+    def rollback_to(self, point: Savepoint) -> None:
+        """What came after it is void, what it has locked stays so. Its WAL is there, and is not decoded."""
+        del self.log[point.length :]
+        self._own, self._emptied, self._reserved = dict(point.own), set(point.emptied), None
 
     def commit(self) -> None:
         """In the WAL, decoded; not yet visible."""

@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache, partial
 from types import SimpleNamespace
@@ -53,6 +53,7 @@ from tests.support.memory_postgres import (
     Topics,
     Violated,
 )
+from tests.support.shrinking import smallest
 
 PLACEHOLDER = "__unsent_of_a_test"
 TEAMS, MEMBERS, FILES = "public.teams", "public.members", "public.files"
@@ -163,6 +164,17 @@ class Failed(AssertionError):
     """The history ends in a state that it should not."""
 
 
+@dataclass(frozen=True)
+class Script:
+    """What is left of a history when it is made shorter. turns, moments: those at which something comes in between,
+    by number. transactions: those of the source that take place, by session and number. features: what is on."""
+
+    turns: frozenset[int]
+    moments: frozenset[int]
+    transactions: frozenset[tuple[int, int]]
+    features: frozenset[str]
+
+
 class Crashed(BaseException):
     """The process is gone: nothing of it runs any more, and nothing is put in order."""
 
@@ -197,6 +209,8 @@ FEATURES = (
     "reinsert",
     "delete",
     "flip",
+    "toast",
+    "savepoint",
     "bad",
     "unique",
     "load",
@@ -224,15 +238,22 @@ class World:
     only: frozenset[str] = frozenset()
     mood: Mapping[str, Any] = field(default_factory=dict)
     trace: list[str] | None = None
+    script: Script | None = None
 
     rng: random.Random = field(init=False)
     clock: float = field(default=1_000.0, init=False)
     quiet: bool = field(default=False, init=False)
     stack: list[Actor] = field(default_factory=list, init=False)
     events: int = field(default=0, init=False)
+    #: what has happened so far, so that it can be made shorter
+    turns: list[int] = field(default_factory=list, init=False)
+    moments: list[int] = field(default_factory=list, init=False)
+    transactions: list[tuple[int, int]] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         rng = self.rng = random.Random(self.seed)
+        self.pace = random.Random(f"{self.seed} pace")
+        self.turn_number = self.moment_number = 0
         self.features = {f for f in FEATURES if rng.random() < 0.5}
         tables: tuple[str, ...] = rng.choice(
             ((TEAMS, MEMBERS), (TEAMS, MEMBERS), (TEAMS,), (MEMBERS,), (FILES, TEAMS))
@@ -241,6 +262,8 @@ class World:
             tables, on, off = rng.choice(THEMES)
             self.features = (self.features | on) - off
         self.features = (self.features | self.only) - self.without
+        if self.script is not None:
+            self.features &= self.script.features
         if "load" in self.features:
             self.features.discard("unique")  # indexes are built after the load has caught up
         mood = {
@@ -250,6 +273,7 @@ class World:
             "pauses": rng.choice((2, 6, 20)),
             "moves": rng.choice((0.0, 1.0, 10.0)),
             "partitions": rng.choice((1, 2, 2, 3)),
+            "workers": rng.choice((1, 2, 2, 2, 3)),
             **self.mood,
         }
         self.tables: tuple[str, ...] = mood["tables"]
@@ -257,10 +281,8 @@ class World:
         self.busy: float = mood["busy"]
         self.pauses: int = mood["pauses"]
         self.moves: float = mood["moves"]
-        self.plan = plan_of("tagged" in self.features)
-        sources = TAGGED if "tagged" in self.features else SOURCES
-        self.pg = MemoryPostgres(sources, first_tx=rng.choice((700, (1 << 32) - 5, (3 << 32) + 9)))
-        self.topics = Topics(sources, mood["partitions"], PLACEHOLDER)
+        self.workers: int = mood["workers"]
+        self._make_source(mood)
         self.group = Group(self.topics)
         self.store = MemoryMongo(
             before=self.moment,
@@ -270,13 +292,23 @@ class World:
             races_as_duplicates=self.seed % 3 == 0,
         )
         self.store.fate = self._fate
-        self.rows = MemoryRows(self.pg, self.moment, lambda: self.sleep(0.1))
         self.sent = self.confirmed = 0
         self.actors: list[Actor] = []
         self.serial = 0
-        self.sessions = [self._session() for _ in range(rng.choice((1, 2, 3)))]
         self.slot_snapshot: Any = None
         self.commits_by_hand = self.parked_ever = 0
+
+    def _make_source(self, mood: Mapping[str, Any]) -> None:
+        """PostgreSQL and Kafka."""
+        rng = self.rng
+        self.plan = plan_of("tagged" in self.features)
+        sources = TAGGED if "tagged" in self.features else SOURCES
+        self.pg = MemoryPostgres(sources, first_tx=rng.choice((700, (1 << 32) - 5, (3 << 32) + 9)))
+        self.topics = Topics(sources, mood["partitions"], PLACEHOLDER)
+        self.rows: Any = MemoryRows(self.pg, self.moment, lambda: self.sleep(0.1))
+        self.placeholder = PLACEHOLDER
+        self.sessions = [self._session(number) for number in range(rng.choice((1, 2, 3)))]
+        self.draws = {session: random.Random(self.seed) for session in self.sessions}
 
     # -- the whole ----------------------------------------------------------------------------------------------
     def run(self) -> None:
@@ -285,7 +317,8 @@ class World:
             self._begin()
             over = 0
             for _ in range(self.rng.choice((60, 150, 300))):
-                self.turn()
+                self._scripted(self.turn_number, self.turns, "turns", self.turn)
+                self.turn_number += 1
                 over += not self.sessions and self.sent == len(self.pg.wal)
                 if over > 15:
                     break
@@ -298,15 +331,7 @@ class World:
         self.quiet = True
         loaded = "load" in self.features
         if loaded:
-            for name in self.tables:
-                for n in range(self.width):
-                    row = self._new_row(name, n)
-                    if not self._value_taken(self.pg.seen[name], name, row):
-                        self.pg.fill(name, row)
-            for _ in range(self.rng.randrange(30)):
-                self._source_step()
-            self.slot_snapshot = self.pg.create_slot()
-            self.sent = self.confirmed = len(self.pg.wal)
+            self._fill()
             if "leftovers" in self.features:
                 self._leave_documents()
         for name in self.pg.sources:
@@ -320,9 +345,21 @@ class World:
             self._build_indexes()
         self.quiet = False
         self.stack.pop()
-        for _ in range(2):
+        for _ in range(self.workers):
             self._new_worker()
         self._rebalance()
+
+    def _fill(self) -> None:
+        """Rows that are there before the slot is."""
+        for name in self.tables:
+            for n in range(self.width):
+                row = self._new_row(name, n)
+                if not self._value_taken(self.pg.seen[name], name, row):
+                    self.pg.fill(name, row)
+        for _ in range(self.rng.choice((0, 5, 30, 200))):
+            self._source_step()
+        self.slot_snapshot = self.pg.create_slot()
+        self.sent = self.confirmed = len(self.pg.wal)
 
     def _leave_documents(self) -> None:
         """Of an earlier pipeline."""
@@ -384,12 +421,34 @@ class World:
         self.say(what)
         if self.quiet:
             return
-        if self.rng.random() < self.busy:
-            for _ in range(1 if self.rng.random() < 0.8 else self.rng.randrange(1, 3 * self.pauses)):
-                self.turn()
-            self._alive(actor)
-        if self.rng.random() < 0.004:
+        number, chance = self.moment_number, self.pace.random()
+        self.moment_number += 1
+        if chance < self.busy + 0.004 or self.script is not None:
+            self._scripted(number, self.moments, "moments", lambda: self._between(actor, what, chance))
+
+    def _between(self, actor: Actor, what: str, chance: float) -> None:
+        if chance < 0.004:
             self._trouble(actor, what)
+            return
+        for _ in range(1 if self.rng.random() < 0.8 else self.rng.randrange(1, 3 * self.pauses)):
+            self.turn()
+        self._alive(actor)
+
+    def _scripted(self, number: int, done: list[int], kind: str, what: Callable[[], object]) -> None:
+        """Do something that has a number, with chance of its own: without it the others stay as they are."""
+        if self.script is not None and number not in getattr(self.script, kind):
+            return
+        done.append(number)
+        with self._drawing(random.Random(f"{self.seed} {kind} {number}")):
+            what()
+
+    @contextmanager
+    def _drawing(self, rng: random.Random) -> Iterator[None]:
+        before, self.rng = self.rng, rng
+        try:
+            yield
+        finally:
+            self.rng = before
 
     def _alive(self, actor: Actor) -> None:
         if actor.dead:
@@ -495,8 +554,9 @@ class World:
     def _source_step(self) -> None:
         if self.sessions:
             session = self.rng.choice(self.sessions)
-            if next(session, "over") == "over":
-                self.sessions.remove(session)
+            with self._drawing(self.draws[session]):
+                if next(session, "over") == "over":
+                    self.sessions.remove(session)
 
     def _send(self) -> None:
         if self.sent == len(self.pg.wal):
@@ -515,9 +575,14 @@ class World:
         if self.rng.random() < 0.2:
             self.confirmed = self.sent
 
-    def _session(self) -> Iterator[None]:
-        """A client of the source: transaction after transaction."""
-        for _ in range(self.rng.randrange(2, 40)):
+    def _session(self, number: int) -> Iterator[None]:
+        """A client of the source: transaction after transaction, each with chance of its own."""
+        self.rng.seed(f"{self.seed} session {number}")
+        for n in range(self.rng.randrange(2, 40)):
+            if self.script is not None and (number, n) not in self.script.transactions:
+                continue
+            self.transactions.append((number, n))
+            self.rng.seed(f"{self.seed} session {number} transaction {n}")
             yield from self._transaction()
             for _ in range(self.rng.randrange(3)):
                 yield
@@ -526,6 +591,7 @@ class World:
         tx = self.pg.begin()
         try:
             for _ in range(self.rng.choice((1, 1, 2, 3))):
+                kept = tx.savepoint() if "savepoint" in self.features and self.rng.random() < 0.2 else None
                 for act in self._statement(tx):
                     for attempt in range(16):
                         try:
@@ -537,6 +603,8 @@ class World:
                                 return
                             yield
                     yield
+                if kept is not None:
+                    tx.rollback_to(kept)
             if self.rng.random() < 0.1:
                 tx.end()
                 return
@@ -554,7 +622,7 @@ class World:
         rng, on = self.rng, self.features
         name = rng.choice(self.tables)
         kinds = ["update", "update", "whole", "insert"]
-        kinds += [k for k in ("delete", "reinsert", "rekey", "flip", "swap", "truncate") if k in on]
+        kinds += [k for k in ("delete", "reinsert", "rekey", "flip", "swap", "toast", "truncate") if k in on]
         if "delete" in on:
             kinds.append("delete")
         kind = rng.choice(kinds)
@@ -590,6 +658,9 @@ class World:
                 flipped = "is_active" if name == TEAMS else "status"
                 old = there[key][flipped]
                 values = {flipped: (not old) if name == TEAMS else rng.choice(("active", "disabled", "gone"))}
+            elif kind == "toast":  # the long value alone
+                column = next(iter(self.pg.sources[name].toasted))
+                values = {column: values[column]}
             else:
                 small = {
                     TEAMS: ("team_name", "score"),
@@ -681,7 +752,7 @@ class World:
             actor.name,
             before=self.moment,
             idle=lambda _: self._nothing_came(actor),
-            draw=self.rng.randrange,
+            draw=lambda below: self.rng.randrange(below),
         )
         actor.worker = Worker(
             name=actor.name,
@@ -689,7 +760,7 @@ class World:
             transactions=MemoryTransactions(self.store.db),  # type: ignore[arg-type]
             rows=self.rows,
             plan=self.plan,
-            placeholder=PLACEHOLDER,
+            placeholder=self.placeholder,
             topic_ids=lambda: {p.topic: "id" for p in self.topics.logs},
             now_us=lambda: NOW_US,
             log=lambda message, **facts: self.say(f"{actor.name}: {message} {facts}"),
@@ -880,7 +951,8 @@ class _Inline:
 def _told(change: Change) -> str:
     row = "" if change.row is None else re.sub(r"1\.1{20,}", "BAD", str(list(change.row.values())[1:]))
     unsent = f" unsent {sorted(change.unsent)}" if change.unsent else ""
-    return f"{change.op} {change.table[7:]}{[str(v)[-2:] for v in change.key]} {row} lsn {change.lsn}{unsent}"
+    word = {"c": "insert", "u": "update", "d": "delete", "t": "truncate"}[change.op]
+    return f"{word} {change.table[7:]}{[str(v)[-2:] for v in change.key]} {row} lsn {change.lsn}{unsent}"
 
 
 # -- what the source's rows say, by hand -------------------------------------------------------------------------
@@ -1030,6 +1102,61 @@ def _compare(what: str, want: Mapping[Any, Any], have: Mapping[Any, Any], skip: 
             raise Failed(f"{what} {key} is left over: {have[key]}")
         if want[key] != have[key]:
             raise Failed(f"{what} {key} differs: {have[key]} should be {want[key]}")
+
+
+#: what is said of every single operation, too much to read
+_SMALL = re.compile(
+    r"(plain|find|bulk|insert|update|delete|poll|visible_now|wal|read|rows|killS|end s|copy|bound)"
+)
+
+
+def history(world: World) -> list[str]:
+    """What happened, less what is said of every single operation."""
+    lines = [line for line in world.trace or () if not _SMALL.match(line[32:])]
+    return [line for one, line in zip(["", *lines], lines, strict=False) if one[11:] != line[11:]]
+
+
+def shortened(make: Callable[[Script | None, list[str]], World], within_s: float = 20.0) -> World:
+    """A shorter history that fails too. make: the world of a script, with its trace; None: the whole."""
+    whole = make(None, [])
+    _failure(whole)
+    kinds = {k: getattr(whole, k) for k in ("turns", "moments", "transactions", "features")}
+    items = [(kind, n) for kind, found in kinds.items() for n in sorted(set(found))]
+
+    def world(kept: Sequence[tuple[str, Any]]) -> World:
+        return make(Script(**{k: frozenset(n for kind, n in kept if kind == k) for k in kinds}), [])
+
+    kept = smallest(items, lambda some: _failure(world(some)) is not None, within_s)
+    found = world(kept)
+    return found if _failure(found) is not None else whole
+
+
+def _failure(world: World) -> BaseException | None:
+    try:
+        world.run()
+    except Exception as error:
+        return error
+    return None
+
+
+def check(
+    seed: int,
+    without: frozenset[str] = frozenset(),
+    only: frozenset[str] = frozenset(),
+    mood: Mapping[str, Any] | None = None,
+) -> World:
+    """Play one history. One that fails is made shorter and told."""
+    try:
+        return play(seed, without, only, mood)
+    except Exception as failed:
+        short = shortened(lambda script, trace: World(seed, without, only, mood or {}, trace, script))
+        told = "\n".join(history(short))
+        raise Failed(f"{failed}\nseed {seed}, made shorter ({_failure_of(short)}):\n{told}") from failed
+
+
+def _failure_of(world: World) -> str:
+    again = replace(world, trace=[])
+    return str(_failure(again) or "not again")
 
 
 def play(
