@@ -542,8 +542,8 @@ class Group:
 
     def assign(self, shares: Mapping[str, frozenset[Partition]]) -> None:
         """A rebalance."""
-        self.epoch += 1
         self.assigned = dict(shares)
+        self.epoch += 1
 
 
 class InOrder(frozenset[Partition]):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,8 @@ class Mutant:
     """place: `module:name` or `module:Class.name`. clause: of docs/write-rule.md. seeds: so many histories may try.
 
     also: a second change, where two clauses guard the same thing. rare: found in less than one history of a
-    hundred, so it is looked for by `--thorough` only. survives: why no history of ours can show it.
+    hundred, so it is looked for by `--thorough` only. survives: why no history of ours can show it. first: the
+    seed to begin with, where few show it. tests: unit tests that notice, where no history is needed for it.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Mutant:
     also: tuple[str, str, str] | None = None
     rare: bool = False
     survives: str = ""
+    first: int = 0
+    tests: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -63,6 +67,11 @@ def broken(mutant: Mutant) -> Iterator[None]:
         yield
 
 
+def named(name: str) -> Mutant:
+    """The mutant of this name."""
+    return next(mutant for mutant in (*MUTANTS, *PURE) if mutant.name == name)
+
+
 def _place(place: str) -> tuple[Any, Any, str]:
     module_name, _, path = place.partition(":")
     module = owner = importlib.import_module(module_name)
@@ -79,9 +88,8 @@ def _source(place: str) -> str:
 
 
 def _ours() -> list[Any]:
-    names = ("connectors.mongo.ledger", "consumers.worker", "consumers.apply.decide", "consumers.apply.write")
-    names += ("consumers.apply.untangle", "connectors.mongo.transaction", "sync.snapshot.load")
-    return [importlib.import_module(name) for name in names]
+    packages = {"connectors", "consumers", "sync", "tests"}
+    return [found for name, found in list(sys.modules.items()) if name.partition(".")[0] in packages]
 
 
 def _set(*names: str) -> frozenset[str]:
@@ -109,6 +117,7 @@ MUTANTS = (
         needs=_set("rebalance", "zombie"),
         without=_BARE,
         mood=_ZOMBIES,
+        first=250,
     ),
     Mutant(
         "position: not in the transaction",
@@ -142,6 +151,7 @@ MUTANTS = (
         needs=_set("flip", "delete", "rekey"),
         without=_set("load", "bad", "truncate"),
         mood={"width": 2},
+        first=141,
     ),
     Mutant(
         "visible: every id is old",
@@ -152,6 +162,7 @@ MUTANTS = (
         needs=_set("flip", "delete", "rekey"),
         without=_set("load", "bad", "truncate"),
         mood={"width": 2},
+        first=81,
     ),
     # 3: never a blind replace
     Mutant(
@@ -159,7 +170,12 @@ MUTANTS = (
     ),
     Mutant("unsent: staged row replaced", 3, f"{_WRITE}:RowWriter.staged", "row.whole or not known", "True"),
     Mutant(
-        "absent: not read", 3, f"{_WRITE}:RowWriter._absent_are_read", "if found_id not in there", "if False"
+        "absent: not read",
+        3,
+        f"{_WRITE}:RowWriter._absent_are_read",
+        "if found_id not in there",
+        "if False",
+        first=69,
     ),
     Mutant(
         "a create that lacks a value is not read",
@@ -259,6 +275,7 @@ MUTANTS = (
         "self.fresh = True",
         _set("load", "crash"),
         _set("bad"),
+        first=151,
     ),
     # 6: rows read later
     Mutant(
@@ -280,6 +297,7 @@ MUTANTS = (
         needs=_set("truncate"),
         without=_set("load", "bad"),
         mood=_EMPTIED,
+        first=52,
     ),
     Mutant(
         "truncate: events below the mark count",
@@ -290,6 +308,7 @@ MUTANTS = (
         needs=_set("truncate"),
         without=_set("load", "bad"),
         mood=_EMPTIED,
+        first=148,
     ),
     Mutant(
         "truncate: no job",
@@ -332,6 +351,7 @@ MUTANTS = (
         needs=_set("truncate"),
         without=_set("load", "bad"),
         mood={**_EMPTIED, "tables": (TEAMS, MEMBERS)},
+        first=36,
     ),
     Mutant(
         "a row read later has its event's lsn",
@@ -353,6 +373,7 @@ MUTANTS = (
         needs=_set("flip", "delete"),
         without=_BARE,
         mood=_FAMILY,
+        first=385,
     ),
     Mutant(
         "anchors: not for a child's parents",
@@ -401,6 +422,7 @@ MUTANTS = (
         "if len(part) > 1:",
         "if False:",
         _set("bad"),
+        first=50,
     ),
     Mutant(
         "parked: what comes later is applied",
@@ -458,5 +480,392 @@ MUTANTS = (
     ),
 )
 
-for _mutant in MUTANTS:  # before anybody edits the files under a long run
+#: what the pure modules decide, where a unit test is enough to notice
+_FOLD, _IDS, _PLAN = ("tests/unit/test_fold.py",), ("tests/unit/test_ids.py",), ("tests/unit/test_plan.py",)
+_ENVELOPE, _POSITIONS = ("tests/unit/test_envelope.py",), ("tests/unit/test_positions.py",)
+_CHUNKS, _FILTERS = ("tests/unit/test_chunks.py",), ("tests/unit/test_filters.py", "tests/unit/test_plan.py")
+_UNIQUE = ("tests/unit/test_untangle.py", "tests/unit/test_fold.py")
+_ID, _ROW_PLAN = "consumers.mapping.ids", "consumers.mapping.plan:RowPlan"
+_ENV, _SNAPSHOT = "connectors.debezium.envelope", "connectors.positions:Snapshot"
+_TIED = "consumers.apply.untangle"
+
+PURE = (
+    # 2: what is applied is visible; order is the topic's
+    Mutant(
+        "order: a row's events by LSN",
+        2,
+        f"{_DECIDE}:fold",
+        "in ops:",
+        "in sorted(ops, key=lambda o: o.lsn):",
+        tests=_FOLD,
+    ),
+    Mutant("order: the first event wins", 2, f"{_DECIDE}:fold", "merge(before, op)", "before", tests=_FOLD),
+    Mutant(
+        "visible: who is in progress is shown",
+        2,
+        f"{_SNAPSHOT}.shows",
+        "full not in self.in_progress",
+        "True",
+        tests=_POSITIONS,
+    ),
+    Mutant(
+        "visible: what is not begun is shown",
+        2,
+        f"{_SNAPSHOT}.shows",
+        "full < self.xmax and",
+        "",
+        tests=_POSITIONS,
+    ),
+    Mutant(
+        "visible: an id after the wrap",
+        2,
+        f"{_SNAPSHOT}.full_id",
+        "if candidate - self.xmax > epoch // 2:",
+        "if False:",
+        tests=_POSITIONS,
+    ),
+    Mutant(
+        "visible: an id before the wrap",
+        2,
+        f"{_SNAPSHOT}.full_id",
+        "elif self.xmax - candidate > epoch // 2:",
+        "elif False:",
+        tests=_POSITIONS,
+    ),
+    # 3: never a blind replace
+    Mutant("unsent: a stand-in is a value", 3, f"{_ENV}:_event", "if missing:", "if False:", tests=_ENVELOPE),
+    Mutant(
+        "unsent: a bytea's stand-in is a value",
+        3,
+        f"{_ENV}:_event",
+        "in (text, binary)",
+        "in (text,)",
+        tests=_ENVELOPE,
+    ),
+    Mutant(
+        "unsent: anybody's stand-in",
+        3,
+        f"{_ENV}:stand_ins",
+        "return placeholder,",
+        'return "__debezium_unavailable_value",',
+        tests=_ENVELOPE,
+    ),
+    Mutant(
+        "unsent: what a filter needs is not read",
+        3,
+        f"{_DECIDE}:decide",
+        "missing & table.needed",
+        "False",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "unsent: what no event carries is not read",
+        3,
+        f"{_DECIDE}:decide",
+        "table.reread or",
+        "False or",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "unsent: a part is told to be whole",
+        3,
+        f"{_DECIDE}:decide",
+        "not missing, create",
+        "True, create",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "an event of other columns is taken as it is",
+        3,
+        f"{_DECIDE}:decide",
+        "event.row.keys() | event.unsent != table.sent",
+        "False",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "an update is a create",
+        3,
+        f"{_DECIDE}:decide",
+        "event.op is not Operation.UPDATE",
+        "True",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "a create is an update",
+        3,
+        f"{_DECIDE}:decide",
+        "event.op is not Operation.UPDATE",
+        "False",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "a tombstone is no delete",
+        3,
+        f"{_DECIDE}:decide",
+        "if event.op in (Operation.DELETE, Operation.TOMBSTONE) or event.row is None:",
+        "if event.op is Operation.DELETE:",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: wholeness is the last one's",
+        3,
+        f"{_DECIDE}:merge",
+        "whole=before.whole or op.whole",
+        "whole=op.whole",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: all is whole",
+        3,
+        f"{_DECIDE}:merge",
+        "whole=before.whole or op.whole",
+        "whole=True",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: a create is forgotten",
+        3,
+        f"{_DECIDE}:merge",
+        "create=before.create or op.create)\n",
+        "create=op.create)\n",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: a Read after Gone is an update",
+        3,
+        f"{_DECIDE}:merge",
+        "create=op.create or isinstance(before, Gone) or before.create",
+        "create=op.create",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: a part after a create is put on top of another life",
+        3,
+        f"{_DECIDE}:merge",
+        "replace(op, create=True) if op.whole",
+        "op if op.whole",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: a part after Gone is taken for whole",
+        3,
+        f"{_DECIDE}:merge",
+        "else Read(op.key, True, op.at, op.lsn)",
+        "else replace(op, create=True)",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "fold: the reading's place is the first event's",
+        3,
+        f"{_DECIDE}:merge",
+        "replace(before, at=op.at, lsn=op.lsn)",
+        "before",
+        tests=_FOLD,
+    ),
+    # 4: filters have transitions, and three values
+    Mutant("filter: unknown lets in", 4, f"{_ROW_PLAN}.inside", "is True", "is not False", tests=_PLAN),
+    Mutant(
+        "filter: nothing is left out", 4, f"{_ROW_PLAN}.inside", "self.where is None", "True", tests=_PLAN
+    ),
+    Mutant(
+        "filter: what is unknown is false",
+        4,
+        "consumers.mapping.evaluation:Compiler._strict",
+        "f'None if {word",
+        "f'False if {word",
+        tests=_FILTERS,
+    ),
+    Mutant(
+        "filter: an unknown part of AND and OR",
+        4,
+        "consumers.mapping.evaluation:Compiler._junction",
+        'f"{a} is None"',
+        '"False"',
+        tests=_FILTERS,
+    ),
+    Mutant(
+        "filter: a list with NULL in it",
+        4,
+        "consumers.mapping.evaluation:Compiler._in",
+        " or None)",
+        ")",
+        tests=_FILTERS,
+    ),
+    # 5 and 6: what is loaded
+    Mutant(
+        "chunks: what comes behind the last key",
+        5,
+        "sync.snapshot.chunks:cut",
+        "[None, *boundaries, None]",
+        "[None, *boundaries]",
+        tests=_CHUNKS,
+    ),
+    # 8: ids are computed
+    Mutant("ids: every table has the same", 8, f"{_ID}:table_tag", "table.encode()", "b''", tests=_IDS),
+    Mutant(
+        "ids: other keys of two tables are the same",
+        8,
+        f"{_ID}:object_id",
+        "[table, *(str(value)",
+        "[*(str(value)",
+        tests=_IDS,
+    ),
+    Mutant(
+        "ids: only the first column counts",
+        8,
+        f"{_ID}:object_id",
+        "for value in key)]",
+        "for value in key[:1])]",
+        tests=_IDS,
+    ),
+    Mutant(
+        "ids: columns in another order",
+        8,
+        f"{_ID}:object_id",
+        "for value in key)]",
+        "for value in sorted(map(str, key)))]",
+        tests=_IDS,
+    ),
+    Mutant(
+        "ids: little-endian", 8, f"{_ID}:object_id", 'to_bytes(8, "big"', 'to_bytes(8, "little"', tests=_IDS
+    ),
+    Mutant(
+        "ids: a key is read back from any table's",
+        8,
+        f"{_ID}:integer_key",
+        "if raw[:4] == table_tag(table)",
+        "if True",
+        tests=_IDS,
+    ),
+    Mutant(
+        "ids: read back without a sign", 8, f"{_ID}:integer_key", "signed=True", "signed=False", tests=_IDS
+    ),
+    Mutant(
+        "ids: a text that looks like a number",
+        8,
+        f"{_ID}:row_key",
+        "v if type(v) is int else str(v)",
+        "str(v)",
+        tests=_IDS,
+    ),
+    Mutant(
+        "ids: a reference to its own table",
+        8,
+        f"{_ROW_PLAN}.document",
+        "object_id(table, (value,))",
+        "object_id(self.table.name, (value,))",
+        tests=_PLAN,
+    ),
+    Mutant(
+        "ids: a parent by its child's table",
+        8,
+        f"{_ROW_PLAN}.parent_of",
+        "object_id(self.parent_table, values)",
+        "object_id(self.table.name, values)",
+        tests=_PLAN,
+    ),
+    # 9: embedding
+    Mutant(
+        "arrays: NULL comes first",
+        9,
+        f"{_WRITE}:sort_key",
+        "(2, 0) if v is None",
+        "(-1, 0) if v is None",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "arrays: not in their order",
+        9,
+        f"{_WRITE}:arrays_from_staging",
+        'sorted(of, key=lambda row: sort_key(row["o"]))',
+        "of",
+        tests=_FOLD,
+    ),
+    Mutant(
+        "arrays: a child of half a parent's key",
+        9,
+        f"{_ROW_PLAN}.parent_of",
+        "None if None in values else",
+        "",
+        tests=_PLAN,
+    ),
+    # 10: parked
+    Mutant("parked: rows of two tables are one", 10, f"{_TIED}:parked_id", "{table} ", "", tests=_UNIQUE),
+    # 11: unique values
+    Mutant(
+        "unique: what the batch itself wants twice",
+        11,
+        f"{_TIED}:tied",
+        "if len(ids) > 1:",
+        "if False:",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: who holds it is not looked for",
+        11,
+        f"{_TIED}:tied",
+        "in _holders(tx, use, fields, wanted)",
+        "in ()",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: who wants what another holds",
+        11,
+        f"{_TIED}:tied",
+        "found.update({_id: keys[_id] for _id in wanted.get(_values(holder, fields), ())})",
+        "pass",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: one field of several",
+        11,
+        f"{_TIED}:_holders",
+        "if len(fields) == 1:",
+        "if True:",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: nulls of a partial index",
+        11,
+        f"{_TIED}:tied",
+        "index.partial is None or None not in values",
+        "True",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: nulls of any index are free",
+        11,
+        f"{_TIED}:tied",
+        "index.partial is None or None not in values",
+        "None not in values",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: a foreign document is taken for a row's",
+        11,
+        f"{_TIED}:key_of_document",
+        "if number is None:",
+        "if False:",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: a key that its id does not give",
+        11,
+        f"{_TIED}:key_of_document",
+        'if "key" in stamp:',
+        "if False:",
+        tests=_UNIQUE,
+    ),
+    Mutant(
+        "unique: UUIDs as they are read",
+        11,
+        f"{_TIED}:_hashable",
+        "return Binary.from_uuid(value)",
+        "return value",
+        tests=_UNIQUE,
+    ),
+    Mutant("unique: indexes that are not", 11, f"{_TIED}:unique_indexes", "i.unique and", "", tests=_UNIQUE),
+)
+
+for _mutant in (*MUTANTS, *PURE):  # before anybody edits the files under a long run
     _source(_mutant.place)
