@@ -626,8 +626,8 @@ PURE = (
         "fold: a create is forgotten",
         3,
         f"{_DECIDE}:merge",
-        "create=before.create or op.create)\n",
-        "create=op.create)\n",
+        "whole=before.whole or op.whole, create=before.create or op.create",
+        "whole=before.whole or op.whole, create=op.create",
         tests=_FOLD,
     ),
     Mutant(
