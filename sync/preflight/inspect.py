@@ -223,7 +223,7 @@ class Inspector:
         self, use: RowPlan, key: Key, name: str, code: str, column: str, reason: str, value: str | None = None
     ) -> None:
         place = f"{use.collection}.{use.array}" if use.array else use.collection
-        what = "" if name == "too-large" else reason.partition(": ")[0]
+        what = "" if name in ("too-large", "event-too-large") else reason.partition(": ")[0]
         self.tally.misfit(
             Kind(place, use.table.name, name, code, column, what), Example(texts(key), reason, value)
         )
