@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import kafka.errors as kafka_errors
@@ -54,6 +55,27 @@ class GroupConsumer:
                 metrics_enabled=False,
             )
             self._consumer.subscribe(topics=list(topics), listener=_Listener(self._changed))
+            self._know(topics)
+
+    def _know(self, topics: Sequence[str]) -> None:
+        """Have the topics' partitions known before the group is joined: a leader without them assigns none."""
+        until = time.monotonic() + 10
+        while not all(self._consumer.partitions_for_topic(topic) for topic in topics):
+            if time.monotonic() > until:
+                return  # one that is missing is told by whoever asks for the topics
+            time.sleep(0.05)
+
+    def _finish_joining(self) -> None:
+        """Join again where a join has ended and kafka-python has forgotten that it waits for it.
+
+        Its leader that rejoins because partitions were added, or first became known, forgets so when a poll's
+        time-out falls between the assignment and its answer: it would be without partitions and heartbeats for
+        good (kafka-python 3.0.12: `need_rejoin` is false once the snapshot of the assignment was taken).
+        """
+        coordinator = self._consumer._coordinator
+        task = coordinator._join_task
+        if task is not None and task.is_done and not coordinator.need_rejoin():
+            coordinator.request_rejoin()
 
     def _changed(self) -> None:
         self.generation += 1
@@ -86,6 +108,7 @@ class GroupConsumer:
         """
         with translated(self.endpoint):
             try:
+                self._finish_joining()
                 found = self._consumer.poll(timeout_ms=timeout_ms, max_records=most)
             except (kafka_errors.NoOffsetForPartitionError, kafka_errors.IllegalStateError):
                 # a partition that was just assigned and has not been placed: nothing is committed, on purpose
