@@ -8,7 +8,7 @@
 | _tandem_jobs        | truncated table  | lsn, serial |
 | _tandem_anchors     | parent           | v |
 | _tandem_workers     | running consumer | lsid, partitions |
-| _tandem_state       | thing            | `pipeline`, `load/GROUP`, ... |
+| _tandem_state       | thing            | `pipeline`, `load/GROUP`, `preflight`, ... |
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ _TYPES: tuple[tuple[type | tuple[type, ...], str], ...] = (
     (Decimal128, "decimal"),
     (ObjectId, "objectId"),
     ((DatetimeMS, datetime), "date"),
-    (Mapping, "object"),
+    (dict, "object"),
     ((list, tuple), "array"),
     ((Binary, bytes, UUID), "binData"),
     (Regex, "regex"),
@@ -57,7 +57,7 @@ def comparable(value: Any) -> Comparable:
         return ("bool", value)
     if isinstance(value, int | float | Decimal128):
         return ("number", _number(value))
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return ("object", tuple((name, comparable(member)) for name, member in value.items()))
     if isinstance(value, list | tuple):
         return ("array", tuple(comparable(member) for member in value))
@@ -98,7 +98,7 @@ def at_path(value: Any, steps: Sequence[str]) -> Iterator[Any]:
             yield value
         return
     if isinstance(value, list):
-        found = [m for m in value if isinstance(m, Mapping)]
+        found = [m for m in value if isinstance(m, dict)]
         for member in found:
             yield from at_path(member, steps)
         if steps[0].isdigit() and int(steps[0]) < len(value):
@@ -106,7 +106,7 @@ def at_path(value: Any, steps: Sequence[str]) -> Iterator[Any]:
         elif not found:
             yield None
         return
-    yield from at_path(value.get(steps[0]) if isinstance(value, Mapping) else None, steps[1:])
+    yield from at_path(value.get(steps[0]) if isinstance(value, dict) else None, steps[1:])
 
 
 #: an empty array's entry in an index is `undefined`: one of its own, the same for every empty array
@@ -191,7 +191,7 @@ def _exists(value: Any, steps: Sequence[str]) -> bool:
         return True
     if isinstance(value, list):
         return any(_exists(member, steps) for member in value)
-    return isinstance(value, Mapping) and steps[0] in value and _exists(value[steps[0]], steps[1:])
+    return isinstance(value, dict) and steps[0] in value and _exists(value[steps[0]], steps[1:])
 
 
 def _holds(operator: str, values: Sequence[Any], there: bool, of: Any) -> bool:

@@ -55,6 +55,16 @@ def assess(report: ScanReport, plan: Plan, facts: Mapping[str, TableFacts]) -> I
         yield from _sizes(name, tally)
         yield from _arrays(name, tally, plan, facts)
         yield from _not_evaluated(name, plan)
+        if not report.reading[name].whole:
+            yield Finding(
+                Level.UNKNOWN,
+                CHECK,
+                "sampled",
+                name,
+                f"read by sample ({report.extent.percent:g} %, seed {report.extent.seed}): what is rare, and"
+                " duplicates, may be in the rest",
+                "read every row with --full",
+            )
     for group in sorted(report.groups, key=lambda g: (g.collection, g.index)):
         yield _repeated(group)
     for place, why in sorted(report.never.items()):

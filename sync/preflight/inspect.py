@@ -34,6 +34,8 @@ _LARGE_BYTES = 4 << 20
 #: MongoDB documentation, "MongoDB Limits and Thresholds"
 _DEEPEST = 100
 _SHOWN = 120
+#: about what a staged row has beside its element; and how near to the limit it is measured
+_STAGED_BYTES, _NEAR = 80, 1 << 20
 
 
 @dataclass(slots=True)
@@ -116,10 +118,12 @@ class Inspector:
         of = self.arrays.setdefault(use.array, {}).setdefault(parent, ArrayOf())
         try:
             size = len(bson.encode(staged["d"], codec_options=CODEC))
-            whole = len(bson.encode({"_id": row_key(key), **staged}, codec_options=CODEC))
         except (InvalidDocument, OverflowError) as error:
             of.broken = self._not_bson(use, key, error)
             return
+        whole = size + _STAGED_BYTES + sum(len(v) * 4 for v in staged["o"] if isinstance(v, str))
+        if whole > MOST_BYTES - _NEAR:  # else it is near enough
+            whole = len(bson.encode({"_id": row_key(key), **staged}, codec_options=CODEC))
         if whole > MOST_BYTES:
             self._refused(use, key, "too-large", "", f"a staged row of {whole:,} bytes")
         self.tally.staged_bytes += whole
@@ -254,8 +258,8 @@ def _depth(value: Any) -> int:
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
-            if isinstance(inner, Mapping | list)
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
         ]
     return at
 

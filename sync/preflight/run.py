@@ -119,6 +119,11 @@ class Preflight:
             found += findings.run("PostgreSQL", lambda: checks.of_source(self.session, self.settings.source))
         if isinstance(plan, MappingInvalid):
             found += _mistakes(plan)
+            if self.asked.data:
+                what = "not looked at while the mapping has mistakes"
+                found.append(
+                    Finding(Level.UNKNOWN, fit.CHECK, "not-read", "", what, "correct the mapping first")
+                )
         else:
             self.report.mapping = plan.digest
             if self.asked.settings:

@@ -90,7 +90,7 @@ def _enum(value: Any, wanted: Any, path: str, _: Mapping[str, Any]) -> Iterator[
 
 
 def _required(value: Any, wanted: Any, path: str, _: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for name in wanted:
             if name not in value:
                 yield f"{_join(path, name)}: required, and not there"
@@ -101,7 +101,7 @@ def _join(path: str, name: object) -> str:
 
 
 def _properties(value: Any, wanted: Any, path: str, _: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for name, inner in wanted.items():
             if name in value:
                 yield from violations(value[name], inner, _join(path, name))
@@ -122,7 +122,7 @@ def _found(pattern: str, text: str, unknown: bool) -> bool:
 
 
 def _pattern_properties(value: Any, wanted: Any, path: str, _: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for pattern, inner in wanted.items():
             for name, member in value.items():
                 if _found(pattern, name, False):
@@ -130,7 +130,7 @@ def _pattern_properties(value: Any, wanted: Any, path: str, _: Mapping[str, Any]
 
 
 def _additional_properties(value: Any, wanted: Any, path: str, schema: Mapping[str, Any]) -> Iterator[str]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, member in value.items():
@@ -143,7 +143,7 @@ def _additional_properties(value: Any, wanted: Any, path: str, schema: Mapping[s
 
 
 def _dependencies(value: Any, wanted: Any, path: str, _: Mapping[str, Any]) -> Iterator[str]:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for name, of in wanted.items():
             if name not in value:
                 continue
@@ -257,8 +257,8 @@ _KEYWORDS: Mapping[str, Rule] = {
     "maxItems": _count(list, False, "elements"),
     "minLength": _count(str, True, "characters"),
     "maxLength": _count(str, False, "characters"),
-    "minProperties": _count(Mapping, True, "fields"),
-    "maxProperties": _count(Mapping, False, "fields"),
+    "minProperties": _count(dict, True, "fields"),
+    "maxProperties": _count(dict, False, "fields"),
     "minimum": _bound(True, "exclusiveMinimum"),
     "maximum": _bound(False, "exclusiveMaximum"),
     "exclusiveMinimum": _nothing,  # with minimum

@@ -1,5 +1,5 @@
-"""Misfits of every kind planted among thousands of rows: preflight names these and no others, and the load parks just
-what it said."""
+"""Preflight on real servers. Misfits of every kind planted among thousands of rows: preflight names these and no
+others, and the load parks just what it said."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from pymongo.errors import DuplicateKeyError
 
+from sync import app, settings
+from sync.preflight.findings import Level
+from sync.preflight.run import Asked, PreflightReport
+from sync.preflight.scan import Extent
 from tests.support.pipeline import Pipeline, pipeline
 from tests.support.stack import Own
 
@@ -164,3 +168,91 @@ def _links_and_duplicates(report: dict[str, Any]) -> None:
     assert [e["key"] for e in duplicates["p.code_1"]["examples"]] == [["23"]]
     assert duplicates["p.code_1"]["count"] == 2
     assert [e["key"] for e in duplicates["p.seen_1"]["examples"]] == [["21"]]
+
+
+# -- settings, samples -------------------------------------------------------------------------------------------
+UNREADY = """
+CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+CREATE UNLOGGED TABLE fast (id int PRIMARY KEY);
+CREATE TABLE hidden (id int PRIMARY KEY, size char(4), v tsvector);
+ALTER TABLE hidden ENABLE ROW LEVEL SECURITY;
+CREATE TABLE wide (id int PRIMARY KEY, v text, n numeric);
+INSERT INTO wide SELECT g, repeat(md5(g::text), 100), g FROM generate_series(1, 8000) g;
+ALTER TABLE wide ALTER v SET STORAGE PLAIN;
+UPDATE wide SET v = v || 'x';
+ANALYZE wide;
+"""
+UNREADY_MAPPING = """
+version: 1
+collections:
+  parts: {from: public.parts}
+  fast: {from: public.fast}
+  hidden: {from: public.hidden}
+"""
+
+
+def _asked(**extent: Any) -> Asked:
+    return Asked(Extent(**{"percent": None, **extent}))
+
+
+def _run(on: Pipeline, asked: Asked, without: tuple[str, ...] = ()) -> PreflightReport:
+    """A run in this process, without these addresses."""
+    environ = {k: v for k, v in on.tandem.environ.items() if not k.startswith(without or ("none",))}
+    return app.preflight(settings.read_known(mapping=on.tandem.mapping, environ=environ), asked)
+
+
+def _levels(report: PreflightReport) -> dict[tuple[str, str], Level]:
+    return {(f.kind, f.subject): f.level for f in report.findings}
+
+
+def test_settings_that_are_not_in_order_are_told(own: Own, tmp_path: Path) -> None:
+    with pipeline(own, tmp_path, UNREADY, UNREADY_MAPPING) as on, on.session() as other:
+        on.sql.execute(f'CREATE PUBLICATION "{own.name}" FOR ALL TABLES'.encode())
+        on.sql.execute(f"ALTER DATABASE \"{own.name}\" SET statement_timeout = '59s'".encode())
+        on.db["parts"].insert_one({"of": "somebody else"})
+        other.execute("SELECT pg_current_xact_id()")
+        found = _levels(_run(on, _asked()))
+        expected = {
+            ("publication", "publication"): Level.ERROR,
+            ("timeout", "statement_timeout"): Level.WARNING,
+            ("partition-truncate", "public.parts"): Level.WARNING,
+            ("table", "public.fast"): Level.ERROR,
+            ("reread", "public.hidden"): Level.NOTE,
+            ("padded", "public.hidden"): Level.NOTE,
+            ("foreign-documents", "parts"): Level.ERROR,
+        }
+        assert {place: found.get(place) for place in expected} == expected
+        bare = _run(on, _asked(), ("KAFKA", "CONNECT", "MONGODB"))
+        assert [f.check for f in bare.findings if f.kind == "not-asked"] == ["Kafka", "Connect", "MongoDB"]
+        assert not bare.kept
+        # a role that may not, and rows that it would not see
+        role = f"{own.name}_r"
+        on.sql.execute(f'CREATE ROLE "{role}" LOGIN'.encode())
+        try:
+            on.sql.execute(f'GRANT SELECT ON hidden TO "{role}"'.encode())
+            dsn = own.addresses.postgres_dsn.replace("user=postgres", f"user={role}")
+            on.tandem.environ["POSTGRES_DSN"] = dsn
+            small = _levels(_run(on, Asked(Extent(None), data=False)))
+            assert small["rights", "public.parts"] is Level.ERROR
+            assert small["row-security", "public.hidden"] is Level.ERROR
+            assert any(kind == "server" for kind, _ in small)
+        finally:
+            on.sql.execute(f'DROP OWNED BY "{role}"'.encode())
+            on.sql.execute(f'DROP ROLE "{role}"'.encode())
+
+
+def test_a_sample_reads_a_part_the_same_one_again_and_the_largest_rows(own: Own, tmp_path: Path) -> None:
+    mapping = "version: 1\ncollections:\n  wide: {from: public.wide, omit: [v]}\n"
+    with pipeline(own, tmp_path, UNREADY, mapping) as on:
+        on.sql.execute("UPDATE wide SET n = 1e130000 + 1 WHERE id = 4711")
+        reports = [_run(on, Asked(Extent(10.0, seed=5), settings=False)).as_dict() for _ in range(2)]
+        data: list[Any] = [r["data"] for r in reports]
+        assert data[0]["collections"] == data[1]["collections"]
+        wide = data[0]["collections"]["wide"]
+        assert 0 < wide["rows_read"] < 4_000
+        assert not wide["whole"]
+        found: Any = reports[0]["findings"]
+        [value] = [f for f in found if f["kind"] == "value"]
+        assert (value["count"], value["examples"][0]["key"]) == (1, ["4711"])
+        assert "sampled" in {f["kind"] for f in found}
