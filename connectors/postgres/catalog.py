@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from connectors.postgres.client import Session
+from connectors.postgres.types import Type, Types, named
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column.
 
-    type: `format_type` without its modifier for PostgreSQL's own types, the bare name for others, `enum`
-    for every enum, the base type's for a domain, the element's and `[]` for an array.
+    type: the name of its type as `types.Type` has it; of: that type, where more than the name says it.
     """
 
     name: str
@@ -25,6 +25,12 @@ class Column:
     cast: str
     #: its collation as SQL, empty where the type has none
     collation: str = ""
+    of: Type | None = None
+
+    @property
+    def resolved(self) -> Type:
+        """Its type with all parts."""
+        return self.of or named(self.type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,51 +76,26 @@ SELECT n.nspname || '.' || c.relname, c.oid, c.relkind::text, c.relreplident::te
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname || '.' || c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 """
-# A domain is followed down to its base type; an array's element likewise.
 _COLUMNS = """
-WITH RECURSIVE base(start, oid) AS (
-    SELECT t.oid, t.oid FROM pg_type t WHERE t.oid IN (SELECT atttypid FROM pg_attribute WHERE attrelid = %s)
-    UNION ALL
-    SELECT b.start, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd'
-), resolved AS (
-    SELECT b.start, t.* FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype <> 'd'
-)
-SELECT a.attname::text,
-       CASE WHEN e.oid IS NOT NULL
-            THEN CASE WHEN e.typtype = 'e' THEN 'enum'
-                      WHEN e.typnamespace = 'pg_catalog'::regnamespace THEN format_type(e.oid, NULL)
-                      ELSE e.typname::text END || '[]'
-            WHEN t.typtype = 'e' THEN 'enum'
-            WHEN t.oid = 'numeric'::regtype AND greatest(a.atttypmod, c.typtypmod) >= 4
-                 AND (((greatest(a.atttypmod, c.typtypmod) - 4) & 2047) # 1024) - 1024 < 0
-            THEN 'numeric of negative scale'
-            WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN format_type(t.oid, NULL)
-            ELSE t.typname::text END,
-       a.attnotnull, a.attgenerated <> '', format_type(a.atttypid, -1),
+SELECT a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated <> '', format_type(a.atttypid, -1),
        coalesce((SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)
                  FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation), '')
-FROM pg_attribute a
-JOIN pg_type c ON c.oid = a.atttypid
-JOIN resolved t ON t.start = a.atttypid
-LEFT JOIN pg_type d
-  ON d.oid = t.typelem AND t.typcategory = 'A' AND t.typsubscript = 'array_subscript_handler'::regproc
-LEFT JOIN pg_type e ON e.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
-WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
-ORDER BY a.attnum
+FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 
 
 def tables(session: Session, names: Sequence[str]) -> dict[str, Table]:
     """The named tables that exist, by name (`schema.table`)."""
-    found = {}
+    found, types = {}, Types(session)
     for name, oid, kind, identity, persistence, has_children, rows, key in session.execute(
         _TABLES, [list(names)]
     ).fetchall():
-        columns = session.execute(_COLUMNS, [oid, oid]).fetchall()
+        columns = session.execute(_COLUMNS, [oid]).fetchall()
+        types.read(column[1] for column in columns)
         found[name] = Table(
             name,
             kind,
-            tuple(Column(*column) for column in columns),
+            tuple(_column(types, *column) for column in columns),
             tuple(key),
             identity,
             persistence,
@@ -122,6 +103,20 @@ def tables(session: Session, names: Sequence[str]) -> dict[str, Table]:
             rows,
         )
     return found
+
+
+def _column(
+    types: Types,
+    name: str,
+    oid: int,
+    modifier: int,
+    not_null: bool,
+    generated: bool,
+    cast: str,
+    collation: str,
+) -> Column:
+    of = types.type(oid, modifier)
+    return Column(name, of.name, not_null, generated, cast, collation, of)
 
 
 def similar_names(session: Session, name: str) -> list[str]:

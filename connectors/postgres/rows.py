@@ -19,7 +19,8 @@ Row = tuple[Any, ...]
 
 
 class Selected(NamedTuple):
-    """A column of a read. select: `plain`, or the type that it is cast to. wire: the type its bytes are."""
+    """A column of a read. select: `plain`, `output` (what its type's output function writes), or the type that it
+    is cast to. wire: the type its bytes are."""
 
     name: str
     select: str
@@ -39,11 +40,14 @@ class TableRead:
 
     def select(self) -> sql.Composed:
         """`SELECT columns FROM table`."""
-        columns = [
-            sql.SQL("{}" if c.select == "plain" else "{}::" + c.select).format(sql.Identifier(c.name))
-            for c in self.columns
-        ]
+        columns = [_asked(c).format(sql.Identifier(c.name)) for c in self.columns]
         return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), identifier(self.table))
+
+
+def _asked(column: Selected) -> sql.SQL:
+    if column.select == "output":
+        return sql.SQL("CASE WHEN {0} IS NOT NULL THEN pg_catalog.format('%s', {0}) END")
+    return sql.SQL("{}" if column.select == "plain" else "{}::" + column.select)
 
 
 class KeyRange(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 from connectors.errors import DecodeFailed
 from connectors.events import ChangeEvent, Operation
 from consumers.mapping.plan import Key, TablePlan
+from consumers.mapping.values import NotFaithful
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def decide(event: ChangeEvent, table: TablePlan) -> RowOp:
 
     A tombstone asks what the delete before it asks: compaction may have left only the tombstone. An event
     with other columns than the plan was made for, from before or after a change of the table, has the row
-    read: as it is now is always right.
+    read: as it is now is always right. So has one whose event holds a value that may not be the row's.
     """
     key = table.key_of(_key_natives(event, table))
     if event.op in (Operation.DELETE, Operation.TOMBSTONE) or event.row is None:
@@ -61,7 +62,11 @@ def decide(event: ChangeEvent, table: TablePlan) -> RowOp:
     missing = event.unsent & table.names
     if table.reread or missing & table.needed or (create and missing):
         return Read(key, create, event.offset, event.lsn)
-    return Put(key, table.from_event(event.row), not missing, create, event.offset, event.lsn)
+    try:
+        natives = table.from_event(event.row)
+    except NotFaithful:
+        return Read(key, create, event.offset, event.lsn)
+    return Put(key, natives, not missing, create, event.offset, event.lsn)
 
 
 def fold(ops: Iterable[RowOp]) -> dict[Key, RowOp]:

@@ -8,7 +8,7 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 from typing import Any, Final, NoReturn
 
 from consumers.mapping.literals import DAY_US, NUMERIC_AFTER, NUMERIC_BEFORE
-from consumers.mapping.values import DAY_MINUS_INFINITY, DAY_PLUS_INFINITY, MINUS_INFINITY, PLUS_INFINITY
+from consumers.mapping.moments import DAY_MINUS_INFINITY, DAY_PLUS_INFINITY, MINUS_INFINITY, PLUS_INFINITY
 
 #: 4714-11-24 BC, the first of PostgreSQL's timestamps; the last that fits this form is in the year 294247.
 _FIRST_US: Final = -210_866_803_200_000_000

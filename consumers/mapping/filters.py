@@ -20,8 +20,8 @@ from consumers.mapping.arithmetic import EvaluationFailed
 from consumers.mapping.evaluation import Compiler
 from consumers.mapping.expressions import Column, Node, Now, walk
 from consumers.mapping.literals import FilterInvalid
+from consumers.mapping.moments import MINUS_INFINITY, PLUS_INFINITY
 from consumers.mapping.subset import read
-from consumers.mapping.values import MINUS_INFINITY, PLUS_INFINITY
 
 __all__ = ["MINUS_INFINITY", "PLUS_INFINITY", "EvaluationFailed", "Expression", "FilterInvalid", "parse"]
 

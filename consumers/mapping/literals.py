@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
 
-from consumers.mapping.values import (
+from consumers.mapping.moments import (
     DAY_MINUS_INFINITY,
     DAY_PLUS_INFINITY,
     MINUS_INFINITY,

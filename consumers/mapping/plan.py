@@ -17,9 +17,12 @@ from bson import ObjectId
 from connectors.errors import DecodeFailed, MappingFailed
 from connectors.postgres.catalog import Column, Table
 from consumers.mapping import filters, spec
+from consumers.mapping.codecs import CODECS
+from consumers.mapping.composed import codec, codec_of
+from consumers.mapping.conversion import converter, unfit
 from consumers.mapping.ids import KeyValue, object_id, row_key
 from consumers.mapping.spec import Path_
-from consumers.mapping.values import CODECS, Codec, Convert, codec
+from consumers.mapping.values import Codec, Convert
 
 Natives = Mapping[str, Any]
 Document = dict[str, Any]
@@ -303,6 +306,7 @@ class _Compiler:
             self.unknown((*path, "rename", column), table, column)
         for column in shape.omit:
             self.unknown((*path, "omit"), table, column)
+        self._conversions_fit(path, shape, table)
         for name, reference in shape.references.items():
             self.unknown((*path, "references", name), table, reference.column)
             target = self.catalog.get(self.table_of(reference.to))
@@ -321,11 +325,22 @@ class _Compiler:
                 )
         for column in table.key:
             kind = table.column(column)
-            if kind is not None and not codec(kind.type).key:
+            if kind is not None and not codec_of(kind.resolved).key:
                 self.wrong(
                     (*path, "from"),
                     f"{table.name}.{column}: a primary key of type {kind.type} is not supported",
                 )
+
+    def _conversions_fit(self, path: Path_, shape: spec.Shape, table: Table) -> None:
+        without = {*shape.omit, *(r.column for r in shape.references.values() if r.keep is None)}
+        for column, wanted in shape.convert.items():
+            place = (*path, "convert", column)
+            if self.unknown(place, table, column):
+                continue
+            if (problem := unfit(_column(table, column), wanted)) is not None:
+                self.wrong(place, f"{table.name}.{column}: {problem}")
+            elif column in without:
+                self.wrong(place, f"{table.name}.{column} has no field: there is nothing to convert")
 
     def _expression(
         self, path: Path_, text: str, types: Mapping[str, str], *, boolean: bool = False
@@ -359,12 +374,12 @@ class _Compiler:
             referenced.setdefault(reference.column, []).append(name)
             if reference.keep:
                 referenced[reference.column].append(reference.keep)
-                kind = codec(_column(table, reference.column).type)
-                fields.append((reference.keep, reference.column, kind.to_bson))
+                kept = _column(table, reference.column)
+                fields.append((reference.keep, kept.name, converter(kept, shape.convert.get(kept.name))))
         for column in table.columns:
             if column.name not in left_out:
                 name = shape.rename.get(column.name, spec.camel_case(column.name))
-                fields.append((name, column.name, codec(column.type).to_bson))
+                fields.append((name, column.name, converter(column, shape.convert.get(column.name))))
                 names.append(name)
             names += referenced.get(column.name, [])
         sort = tuple(dict.fromkeys((*order, *table.key))) if array else ()
@@ -399,7 +414,7 @@ def _column(table: Table, name: str) -> Column:
 
 def not_carried(table: Table) -> tuple[str, ...]:
     """Columns kept out of the events: Debezium would lose or refuse values, or PostgreSQL does not send them."""
-    return tuple(c.name for c in table.columns if c.generated or not codec(c.type).carried)
+    return tuple(c.name for c in table.columns if c.generated or not codec_of(c.resolved).carried)
 
 
 def _table_plan(table: Table, used: AbstractSet[str], needed: AbstractSet[str]) -> TablePlan:
@@ -407,7 +422,7 @@ def _table_plan(table: Table, used: AbstractSet[str], needed: AbstractSet[str]) 
     left_out = frozenset(not_carried(table))
     return TablePlan(
         table=table,
-        columns=tuple(ColumnPlan(c.name, codec(c.type)) for c in table.columns if c.name in names),
+        columns=tuple(ColumnPlan(c.name, codec_of(c.resolved)) for c in table.columns if c.name in names),
         names=names,
         reread=names & left_out,
         sent=frozenset(c.name for c in table.columns) - left_out,

@@ -38,6 +38,34 @@ class Reference(_Part):
     keep: FieldName | None = None
 
 
+class Prefix(_Part):
+    """Paths that lie under one folder are moved to another. Whole parts only: `/old` is not in `/older`."""
+
+    from_: Annotated[str, Field(alias="from", pattern=r"^/")]
+    to: Annotated[str, Field(pattern=r"^/")]
+
+    @property
+    def folders(self) -> tuple[str, str]:
+        """Both without a slash at their end; the root is empty."""
+        return self.from_.rstrip("/"), self.to.rstrip("/")
+
+
+class Rewrite(_Part):
+    """A conversion of a text."""
+
+    prefix: Prefix
+
+
+#: the name of a policy of the column's type (docs/types.md), or what is done to a text
+Conversion = str | Rewrite
+
+
+def _null_is_no_policy(value: Any) -> Any:
+    if value is None:
+        raise ValueError("this is YAML's null, not the name of a policy")
+    return value
+
+
 class Shape(_Part):
     """How the rows of one table become documents, or elements of an array."""
 
@@ -50,6 +78,8 @@ class Shape(_Part):
     #: field -> expression in the SQL subset over the row's columns.
     computed: dict[FieldName, str] = {}
     references: dict[FieldName, Reference] = {}
+    #: column -> how its values become BSON, where it is not the default of its type
+    convert: dict[str, Annotated[Conversion, BeforeValidator(_null_is_no_policy)]] = {}
 
 
 class Embed(Shape):
@@ -104,6 +134,7 @@ class Collection(_Part):
     constants: dict[FieldName, Any] = {}
     computed: dict[FieldName, str] = {}
     references: dict[FieldName, Reference] = {}
+    convert: dict[str, Annotated[Conversion, BeforeValidator(_null_is_no_policy)]] = {}
     embed: dict[FieldName, Embed] = {}
     indexes: tuple[Index, ...] = ()
     vector_search: tuple[VectorSearch, ...] = ()
@@ -111,7 +142,7 @@ class Collection(_Part):
 
     @model_validator(mode="after")
     def _rows_need_a_table(self) -> Collection:
-        for name in ("where", "rename", "omit", "constants", "computed", "references", "embed"):
+        for name in ("where", "rename", "omit", "constants", "computed", "references", "convert", "embed"):
             if self.table is None and getattr(self, name):
                 raise ValueError(f"'{name}' needs 'from': the table whose rows it is about")
         return self

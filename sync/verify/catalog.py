@@ -8,7 +8,8 @@ from typing import Any
 from connectors.errors import TableUnfit
 from connectors.postgres.client import Session, translated
 from connectors.postgres.sql import SQL, Composable, Identifier
-from sync.verify.forms import Form, list_of, named
+from sync.verify import forms, parts
+from sync.verify.forms import Form
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,55 @@ WHERE i.indrelid = %s AND i.indisprimary AND k.n <= i.indnkeyatts
 ORDER BY k.n
 """
 _TYPE = """
-SELECT t.typname::text, n.nspname::text, t.typtype::text, t.typbasetype, e.oid
-FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
-LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
-WHERE t.oid = %s
+SELECT t.typname::text, n.nspname::text, t.typtype::text, t.typbasetype, pg_catalog.format_type(t.typbasetype, NULL),
+  (SELECT e.oid FROM pg_catalog.pg_type e WHERE e.typarray = t.oid),
+  (SELECT r.rngsubtype FROM pg_catalog.pg_range r WHERE r.rngtypid = t.oid),
+  (SELECT r.rngtypid FROM pg_catalog.pg_range r WHERE r.rngmultitypid = t.oid),
+  t.typrelid
+FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace WHERE t.oid = %s
 """
+_BUILT_IN = {
+    "int2": forms.INT,
+    "int4": forms.INT,
+    "int8": forms.BIGINT,
+    "oid": forms.OID,
+    "xid": forms.XID,
+    "cid": forms.XID,
+    "xid8": forms.XID,
+    "bool": forms.BOOL,
+    "float8": forms.DOUBLE,
+    "float4": forms.DOUBLE,
+    "numeric": forms.NUMERIC,
+    "money": forms.MONEY,
+    "text": forms.TEXT,
+    "varchar": forms.TEXT,
+    "bpchar": forms.CHAR,
+    "uuid": forms.IDENTITY,
+    "json": forms.JSON,
+    "jsonb": forms.JSON,
+    "bytea": forms.BYTES,
+    "timestamptz": forms.MOMENT,
+    "timestamp": forms.MOMENT,
+    "date": forms.DAY,
+    "time": forms.TIME,
+    "interval": parts.INTERVAL,
+    "inet": forms.AS_OUTPUT,
+    "cidr": forms.AS_OUTPUT,
+    "int2vector": parts.vector_of(forms.INT, "int2[]"),
+    "oidvector": parts.vector_of(forms.OID, "oid[]"),
+    **parts.GEOMETRY,
+}
+
+
+def _base(name: str, schema: str) -> Form:
+    """The form of a base type or an enum."""
+    if schema == "pg_catalog":
+        return forms.OID_NAMES if name.startswith("reg") else _BUILT_IN.get(name, forms.OTHER)
+    if name in ("vector", "halfvec"):
+        return forms.VECTOR
+    if name == "sparsevec":
+        return parts.sparse(schema)
+    return parts.pairs(schema) if name == "hstore" else forms.OTHER
 
 
 class Catalog:
@@ -109,16 +154,27 @@ class Catalog:
 
     def _form(self, oid: int) -> Form:
         if oid not in self._forms:
-            [(name, schema, kind, base, element)] = self._rows(_TYPE, oid) or [
-                ("unknown", "pg_catalog", "p", 0, None)
-            ]
-            if kind == "d":
-                self._forms[oid] = self._form(base)
-            elif element is not None:
-                self._forms[oid] = list_of(self._form(element))
-            else:
-                self._forms[oid] = named(name, schema, is_enum=kind == "e")
+            self._forms[oid] = self._made(oid)
         return self._forms[oid]
+
+    def _made(self, oid: int) -> Form:
+        found = self._rows(_TYPE, oid)
+        if not found:
+            return forms.OTHER
+        [(name, schema, kind, base, base_type, element, subtype, range_, relation)] = found
+        if kind == "d":
+            form = self._form(base)
+            return parts.on_base(form, base_type) if form.parts else form
+        if element is not None:
+            return parts.array_of(self._form(element))
+        if subtype is not None:
+            return parts.range_of(self._form(subtype))
+        if range_ is not None:
+            return parts.multirange_of(self._form(range_))
+        if kind == "c":
+            fields = self._rows(_COLUMNS, relation)
+            return parts.composite_of([(field, self._form(type_oid)) for field, type_oid, _, _ in fields])
+        return forms.OTHER if kind == "e" else _base(name, schema)
 
     def _rows(self, query: str, *parameters: object) -> list[Any]:
         with translated():

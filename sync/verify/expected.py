@@ -17,10 +17,20 @@ from sqlglot.errors import SqlglotError
 from connectors.errors import MappingInvalid
 from connectors.postgres.sql import SQL, Composable, Composed, Identifier, Literal
 from consumers.mapping.ids import KeyValue, object_id
-from consumers.mapping.spec import Collection, Embed, Mapping_, Reference, Shape, camel_case
+from consumers.mapping.spec import (
+    Collection,
+    Conversion,
+    Embed,
+    Mapping_,
+    Reference,
+    Rewrite,
+    Shape,
+    camel_case,
+)
 from sync.verify.canonical import constant
 from sync.verify.catalog import Column, Table
 from sync.verify.forms import CHAR, Form
+from sync.verify.parts import moved
 
 Key = tuple[KeyValue, ...]
 Row = Sequence[Any]
@@ -248,15 +258,29 @@ def _outputs(
 ) -> Iterator[_Output]:
     here = Identifier(table.parts[1], column.name)
     references = [(name, r) for name, r in shape.references.items() if r.column == column.name]
+    converted = _converted(column, table, shape.convert.get(column.name))
     for name, reference in references:
         target = _target(reference, mapping, types)
         yield _Output(name, _key_form(column, target.key[0], table), column.form, points_to=target.name)
         if reference.keep is not None:
-            yield _Output(reference.keep, column.form.sql(here), column.form)
+            yield _Output(reference.keep, converted.sql(here), converted)
     if not references and column.name not in shape.omit and column.name not in left_out:
-        yield _Output(
-            shape.rename.get(column.name, camel_case(column.name)), column.form.sql(here), column.form
+        yield _Output(shape.rename.get(column.name, camel_case(column.name)), converted.sql(here), converted)
+
+
+def _converted(column: Column, table: Table, wanted: Conversion | None) -> Form:
+    """The form of a column under what `convert` in the mapping says of it."""
+    if wanted is None:
+        return column.form
+    if isinstance(wanted, Rewrite):
+        return moved(column.form, *wanted.prefix.folders)
+    form = column.form.under(wanted)
+    if form is None:
+        raise MappingInvalid(
+            f"{table.name}.{column.name}: there is no policy '{wanted}' for its type",
+            remedy=f"name one of: {', '.join((column.form.default, *column.form.policies))}",
         )
+    return form
 
 
 def _target(reference: Reference, mapping: Mapping_, types: Types) -> Table:
