@@ -733,7 +733,7 @@ class World:
             "meta": f'{{"n": {fresh}}}',
         }
         if "tagged" in self.features:
-            row["tags"] = [f"tag {fresh}"]
+            row["tags"] = f"{{tag{fresh}}}"
         return row
 
     def _value_taken(self, rows: Mapping[Key, RowValues], name: str, row: RowValues) -> bool:
@@ -1077,7 +1077,7 @@ def _file(row: RowValues) -> Document:
         "body": row["body"],
         "meta": orjson.loads(row["meta"]),
     }
-    return {**found, "tags": row["tags"]} if "tags" in row else found
+    return {**found, "tags": [row["tags"][1:-1]]} if "tags" in row else found
 
 
 def _plain(document: Document) -> Document:

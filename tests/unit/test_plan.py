@@ -148,7 +148,7 @@ def test_null_is_a_value_also_of_a_reference() -> None:
 
 def test_an_element_lacks_its_foreign_key_and_what_a_reference_uses() -> None:
     use = compiled().arrays["teams"]["members"]
-    row = {"team_id": 7, "user_id": 3, "role": None, "rank": 1.5, "tags": ["x"]}
+    row = {"team_id": 7, "user_id": 3, "role": None, "rank": 1.5, "tags": "{x}"}
     assert use.document(row, 0) == {
         "userId": object_id("public.users", (3,)),
         "role": None,
