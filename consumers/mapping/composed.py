@@ -158,7 +158,10 @@ _OTHERS: Final[dict[str, Codec]] = {
     ),
 }
 #: printed in a way that only a cast of the whole takes apart; in a row or a range they stay as printed
-_PRINTED: Final = {name: kind.select for name, kind in CODECS.items() if kind.select in ("numeric", "oid")}
+_PRINTED: Final = {
+    "money": "numeric",
+    **{name: "oid" for name, kind in CODECS.items() if kind.select == "oid"},
+}
 
 
 # -- the codec of a type -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from connectors.debezium.config import topic_of
 from connectors.postgres.schema_facts import TableFacts
-from consumers.mapping.values import codec
+from consumers.mapping.composed import codec_of
 from sync import requirements
 from sync.init.proposal import LeftOut
 
@@ -52,7 +52,7 @@ def unfit(facts: TableFacts) -> LeftOut | None:
 def _unfit_columns(facts: TableFacts, sql: str) -> LeftOut | None:
     for name in facts.table.key:
         column = facts.table.column(name)
-        if column is not None and not codec(column.type).key:
+        if column is not None and not codec_of(column.resolved).key:
             return LeftOut(
                 facts.name,
                 f"its primary key has the column {name} of type {column.type}, from which no id can be computed",

@@ -1,11 +1,11 @@
-"""What MongoDB is told of each PostgreSQL type, as docs/values.md has it, and what a person should know of it. Pure."""
+"""What MongoDB is told of each PostgreSQL type, as docs/types.md has it, and what a person should know of it. Pure."""
 
 from __future__ import annotations
 
 import re
 
 from connectors.postgres.catalog import Column
-from consumers.mapping.values import OTHER, codec
+from consumers.mapping.composed import policies
 
 #: the BSON type of every value of a type, by the alias that MongoDB has for it; types with several are not here
 _BSON = {
@@ -32,6 +32,17 @@ _BSON = {
     "time without time zone": "string",
     "vector": "array",
     "halfvec": "array",
+    "money": "decimal",
+    "inet": "string",
+    "cidr": "string",
+    "macaddr": "string",
+    "macaddr8": "string",
+    "int4multirange": "array",
+    "int8multirange": "array",
+    "nummultirange": "array",
+    "datemultirange": "array",
+    "tsmultirange": "array",
+    "tstzmultirange": "array",
 }
 _MOMENTS = frozenset({"timestamp with time zone", "timestamp without time zone"})
 
@@ -39,13 +50,13 @@ _MOMENTS = frozenset({"timestamp with time zone", "timestamp without time zone"}
 def bson_type(kind: str) -> str:
     """The alias of the BSON type that all values of a column type have; empty where it is not one."""
     if kind.endswith("[]"):
-        return "array" if codec(kind).select != OTHER.select else ""
+        return "array"
     return _BSON.get(kind, "")
 
 
 def may_be_array(kind: str) -> bool:
     """Whether a value may be an array in MongoDB: its index has a key for each element."""
-    return kind in ("json", "jsonb") or bson_type(kind) == "array" or (kind.endswith("[]"))
+    return kind in ("json", "jsonb") or bson_type(kind) == "array"
 
 
 def keeps_distinct(kind: str, declared: str) -> bool:
@@ -59,12 +70,12 @@ def keeps_distinct(kind: str, declared: str) -> bool:
 def remarks(column: Column, declared: str) -> str:
     """What a person should know of a column's values; empty where there is nothing. declared: with its modifier."""
     said = []
-    if codec(column.type) is OTHER:
+    if column.type not in _BSON and policies(column.resolved) == ("text",):
         said.append(f"{declared}, carried as PostgreSQL's text")
     if column.type == "numeric" and not _fits_decimal(declared):
         said.append("a value of more than 34 digits does not fit: its row is parked")
-    if column.type.endswith("[]") and codec(column.type) is not OTHER:
-        said.append("an array of more than one dimension does not fit: its row is parked")
+    if column.type.endswith("[]"):
+        said.append("an array whose indices do not start at 1 does not fit: its row is parked")
     if column.generated:
         said.append("generated")
     return "; ".join(said)

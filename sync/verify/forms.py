@@ -83,16 +83,24 @@ def output(expression: Composable) -> Composable:
     return SQL("CASE WHEN num_nulls({0}) = 0 THEN pg_catalog.format('%s', {0}) END").format(expression)
 
 
-def _as_milliseconds(expression: Composable) -> Composable:
-    return SQL(
-        "CASE WHEN isfinite({0}) THEN floor(extract(epoch FROM {0}) * 1000)::int8::text ELSE ({0})::text END"
-    ).format(expression)
+def _finite(written: LiteralString) -> Sql:
+    """A number as text, or the word for an infinity."""
+
+    def sql(expression: Composable) -> Composable:
+        return SQL("CASE WHEN isfinite({0}) THEN (" + written + ")::text ELSE ({0})::text END").format(
+            expression
+        )
+
+    return sql
 
 
-def _as_microseconds(expression: Composable) -> Composable:
-    return SQL(
-        "CASE WHEN isfinite({0}) THEN (extract(epoch FROM {0}) * 1000000)::numeric(30)::text ELSE ({0})::text END"
-    ).format(expression)
+# of a timestamp beyond 294247 PostgreSQL gives the epoch with less than microseconds: whole minutes are exact
+_MICROSECONDS: LiteralString = (
+    "extract(epoch FROM date_trunc('minute', {0}))::numeric(20, 0) * 1000000 + extract(microseconds FROM {0})"
+)
+_as_microseconds = _finite(f"({_MICROSECONDS})::numeric(30, 0)")
+_as_milliseconds = _finite(f"floor(({_MICROSECONDS}) / 1000)::int8")
+_days_as_milliseconds = _finite("(extract(epoch FROM {0}) * 1000)::int8")
 
 
 def _as_floats(expression: Composable) -> Composable:
@@ -145,13 +153,13 @@ _TEXT_TOO: Mapping[str, Form] = {"text": AS_TEXT}
 _LAST, _FIRST = canonical.instant("253402300799999"), canonical.instant("-62135596800000")
 
 
-def _moment(**more: Form) -> Form:
+def _moment(milliseconds: Sql, **more: Form) -> Form:
     policies = {
-        "date-or-null": Form("date", _as_milliseconds, _instant_or(None, None)),
-        "date-clamped": Form("date", _as_milliseconds, _instant_or(_LAST, _FIRST)),
+        "date-or-null": Form("date", milliseconds, _instant_or(None, None)),
+        "date-clamped": Form("date", milliseconds, _instant_or(_LAST, _FIRST)),
         "text": AS_TEXT,
     }
-    return Form("date", _as_milliseconds, canonical.instant, default="date", policies={**policies, **more})
+    return Form("date", milliseconds, canonical.instant, default="date", policies={**policies, **more})
 
 
 def _decimal(written: LiteralString, name: LiteralString = "text", inside: Form | None = None) -> Form:
@@ -197,8 +205,8 @@ TEXT = Form("string", _cast("text"), _same)
 IDENTITY = Form("uuid", _cast("uuid"), _same, UUID, native=True, default="binary", policies=_TEXT_TOO)
 JSON = Form("json", _cast("text"), canonical.json_value, default="value", policies=_TEXT_TOO)
 BYTES = Form("binary", _cast("bytea"), bytes, _bytes, default="binary", policies=_TEXT_TOO)
-MOMENT = _moment(micros=Form("int64", _as_microseconds, _microseconds))
-DAY = _moment()
+MOMENT = _moment(_as_milliseconds, micros=Form("int64", _as_microseconds, _microseconds))
+DAY = _moment(_days_as_milliseconds)
 TIME = Form("string", _cast("text"), _same, policies={"micros": Form("int64", _time_micros, Int64, _int64)})
 VECTOR = Form(
     "vector",

@@ -1077,7 +1077,7 @@ def _file(row: RowValues) -> Document:
         "body": row["body"],
         "meta": orjson.loads(row["meta"]),
     }
-    return {**found, "tags": [row["tags"][1:-1]]} if "tags" in row else found
+    return {**found, "tags": [tag for tag in row["tags"][1:-1].split(",") if tag]} if "tags" in row else found
 
 
 def _plain(document: Document) -> Document:

@@ -521,14 +521,14 @@ def test_tables_whose_topics_would_be_one_are_not_mapped_both() -> None:
 
 
 def test_columns_that_are_carried_as_text_or_may_not_fit_are_told() -> None:
-    about = {"n": ColumnFacts("numeric"), "m": ColumnFacts("numeric(10,2)"), "v": ColumnFacts("tsvector")}
+    about = {"n": ColumnFacts("numeric"), "m": ColumnFacts("numeric(10,2)"), "v": ColumnFacts("tsquery")}
     table = facts(
-        "public.t", "id", {"id": "bigint", "n": "numeric", "m": "numeric", "v": "tsvector"}, about=about
+        "public.t", "id", {"id": "bigint", "n": "numeric", "m": "numeric", "v": "tsquery"}, about=about
     )
     [made] = proposed(table).collections
     assert any(note.startswith("n: ") and "34 digits" in note for note in made.rows.notes)
     assert not any(note.startswith("m: ") for note in made.rows.notes)
-    assert "v: tsvector, carried as PostgreSQL's text" in made.rows.notes
+    assert "v: tsquery, carried as PostgreSQL's text" in made.rows.notes
     assert any("read again" in note and note.endswith(": v") for note in made.rows.notes)
 
 

@@ -401,7 +401,11 @@ def test_half_vectors(floats: list[float]) -> None:
         ("bytea[]", r'{"\\x00ff"}', [b"\x00\xff"]),
         ("jsonb[]", r'{"{\"a\": [1]}"}', [{"a": [1]}]),
         ("text[]", "{}", []),
-        ("text[]", r'{a,NULL,"",null,"NULL","{,}","q\"\\z"}', ["a", None, "", "null", "NULL", "{,}", 'q"\\z']),
+        (
+            "text[]",
+            r'{a,NULL,"",null,"NULL","{,}","q\"\\z"}',
+            ["a", None, "", "null", "NULL", "{,}", 'q"\\z'],
+        ),
         ("time without time zone[]", "{24:00:00,00:00:00.5}", ["24:00:00", "00:00:00.5"]),
         ("date[]", '{"0001-12-31 BC",1970-01-01}', [DatetimeMS(-62_135_683_200_000), DatetimeMS(0)]),
         ("enum[]", "{sad,ok}", ["sad", "ok"]),
