@@ -141,7 +141,8 @@ def _documents(convert: Convert, select: str = "text") -> Codec:
     return Codec(select, "text", False, None, None, {"document": convert, "text": None})
 
 
-_OTHERS: Final[dict[str, Codec]] = {
+#: base types that are taken apart from their text
+OTHERS: Final[dict[str, Codec]] = {
     "point": _documents(lambda text: _points(text)[0]),
     "line": _documents(_line),
     "lseg": _documents(_segment),
@@ -174,7 +175,7 @@ def codec(name: str) -> Codec:
 def codec_of(of: Type) -> Codec:
     """The codec of a type. Any type without a rule of its own is text, read from the row."""
     if of.kind in (TypeKind.BASE, TypeKind.ENUM):
-        return CODECS.get(of.name) or _OTHERS.get(of.name) or OTHER
+        return CODECS.get(of.name) or OTHERS.get(of.name) or OTHER
     select = "text"
     leaf = of
     while leaf.kind is TypeKind.ARRAY and leaf.element is not None:

@@ -70,7 +70,7 @@ def _lines(proposal: Proposal, source: str) -> Iterator[str]:
     yield from comment(
         f"Proposed by `tandem init`{of}, of the schemas {', '.join(proposal.schemas)}. Every guess says why.",
         "Change what you like: docs/mapping.md has every option. Columns become fields in camelCase.",
-        "Dates keep milliseconds; values that do not fit are parked, never changed: docs/values.md.",
+        "Dates keep milliseconds; values that do not fit are parked, never changed: docs/types.md.",
     )
     yield "version: 1"
     yield "collections:"

@@ -245,7 +245,7 @@ def assess_columns(plan: Plan) -> Iterator[Finding]:
                 "milliseconds",
                 table.name,
                 f"dates have milliseconds: microseconds of {', '.join(timed)} are cut off",
-                "see docs/values.md",
+                "see docs/types.md",
                 facts={"columns": timed},
             )
 

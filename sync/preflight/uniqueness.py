@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from connectors.postgres.facts import TableFacts
+from consumers.mapping.composed import codec
 from consumers.mapping.plan import Plan, RowPlan
 from consumers.mapping.spec import Index
-from consumers.mapping.values import codec
 from sync.preflight.equality import unknown_in
 
 #: two values of these that PostgreSQL tells apart are two values in BSON

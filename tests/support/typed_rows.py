@@ -609,7 +609,7 @@ collections:
        x_tz_null: date-or-null, x_ts_us: micros, x_ts_text: text, x_ts_clamped: date-clamped,
        x_da_text: text, x_da_clamped: date-clamped, x_ti: micros, x_js: text, x_jb: text, x_by: text,
        x_bo: text, x_b: text, x_u: text, x_rts_us: micros, x_rd_text: text, x_rn: double,
-       x_path: {prefix: {from: /old, to: /new/home}}}
+       x_path: {prefix: {from: /old, to: /new/place}}}
   again:
     from: public.again
     rename: {id: originalId}
@@ -709,7 +709,7 @@ CONVERTED = {
     "xB": "-5",
     "xU": "12345678-1234-5678-9234-567812345678",
     "xRdText": "[2024-01-01,2024-01-03)",
-    "xPath": "/new/home/a",
+    "xPath": "/new/place/a",
     "xRtsUs": {
         "lower": Int64(1704067200000000),
         "upper": None,
