@@ -403,7 +403,7 @@ class Worker:
         pause = 0.004
 
         def whole(tx: Transaction) -> None:
-            work(tx, ledger.advance(tx, moves))
+            work(tx, ledger.advance(tx, moves, self.plan.digest))
 
         while True:
             try:
@@ -513,7 +513,7 @@ class Worker:
         for job in jobs:
             for use in self.plan.uses(job.table):
                 self._remove_older(use, job.lsn)
-            self.transactions.repeat(partial(ledger.strike, job=job))
+            self.transactions.repeat(partial(ledger.strike, job=job, plan=self.plan.digest))
         return bool(jobs)
 
     def _remove_older(self, use: RowPlan, lsn: Lsn) -> None:

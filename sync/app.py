@@ -10,14 +10,24 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from connectors.debezium import config
-from connectors.errors import MappingChanged, MappingInvalid, NotComplete, NotSetUp, SourceReplaced
+from connectors.errors import (
+    MappingChanged,
+    MappingInvalid,
+    Misused,
+    NotComplete,
+    NotSetUp,
+    Refused,
+    SourceReplaced,
+    SyncError,
+)
 from connectors.kafka.admin import Admin
 from connectors.kafka.consumer import GroupConsumer
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger
-from connectors.mongo.client import Database
+from connectors.mongo.client import Database, Document
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
 from connectors.postgres import catalog, slots
@@ -25,7 +35,7 @@ from connectors.postgres.client import connect, translated
 from connectors.postgres.rows import CurrentRows
 from connectors.settings import SourceEndpoint
 from consumers.mapping import spec
-from consumers.mapping.plan import Plan
+from consumers.mapping.plan import Plan, digest_of
 from consumers.worker import Tally, Worker
 from sync.init import run as init_run
 from sync.init.run import InitReport
@@ -36,15 +46,24 @@ from sync.preflight.scan import ScanReport
 from sync.settings import Known, Settings
 from sync.setup import target
 from sync.setup.make import Setup, SetupReport, Teardown, load_plan
-from sync.snapshot.load import LEASE_S, Loader, LoadReport
+from sync.setup.renew import Renewal, healed
+from sync.snapshot.lease import LEASE_S
+from sync.snapshot.load import Loader, LoadReport
+from sync.snapshot.reload import Outlook, Reload, ReloadReport, due, outlook
 from sync.verify.report import VerifyReport
 from sync.verify.run import verify as run_verify
 
 Log = Callable[..., None]
+Report = TypeVar("Report")
+Watch = Callable[[LoadReport | ReloadReport], None]
 #: so many builds in a row that meet duplicates are no swap in passing
 _REFUSED_OFTEN = 10
 #: slot and topics, while consumers run
 _CHECK_EVERY_S = 10.0
+#: the mapping that the pipeline follows
+_LOOK_EVERY_S = 2.0
+#: how long a set-up with another mapping may take, once consumers have met it
+_SWITCH_WITHIN_S = 30.0
 
 
 def now_us() -> int:
@@ -62,9 +81,11 @@ def init(
     return report if path is None else init_run.write(report, path, force=force)
 
 
-def setup(settings: Settings, log: Log, *, keep_snapshot: bool = False) -> SetupReport:
+def setup(
+    settings: Settings, log: Log, *, keep_snapshot: bool = False, drop_removed: bool = False
+) -> SetupReport:
     """Make what the pipeline needs. The slot's snapshot is let go, or handed to the caller, who closes it."""
-    report = Setup(settings, log).run()
+    report = Setup(settings, log, drop_removed=drop_removed).run()
     if report.slot_snapshot is not None and not keep_snapshot:
         report.slot_snapshot.session.close()
     return report
@@ -119,7 +140,7 @@ def snapshot(
     log: Log,
     *,
     replace_existing: bool = False,
-    watch: Callable[[LoadReport], None] | None = None,
+    watch: Watch | None = None,
     prepared: SetupReport | None = None,
 ) -> LoadReport:
     """Load what is not loaded. A pipeline that is not set up is set up first, and its slot's snapshot is read.
@@ -149,26 +170,100 @@ def snapshot(
             replace_existing=replace_existing,
         )
         stack.callback(loader.db.client.close)
-        if watch is None:
-            return loader.load()
-        return _watched(loader, watch)
+        report = _watched(loader.load, loader.report, watch)
+        if tables := due(db, plan):
+            with _reload(settings, plan, log) as again:
+                report.again = _watched(lambda: again.reload(tables), again.report, watch)
+        return report
 
 
-def _watched(loader: Loader, watch: Callable[[LoadReport], None]) -> LoadReport:
+@contextmanager
+def _reload(settings: Settings, plan: Plan, log: Log) -> Iterator[Reload]:
+    made = Reload(settings.source, settings.target, plan, settings.limits, log=log)
+    try:
+        yield made
+    finally:
+        made.db.client.close()
+
+
+def _watched(work: Callable[[], Report], report: LoadReport | ReloadReport, watch: Watch | None) -> Report:
+    if watch is None:
+        return work()
     done = threading.Event()
 
     def show() -> None:
         while not done.wait(0.5):
-            watch(loader.report)
+            watch(report)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
-        return loader.load()
+        return work()
     finally:
         done.set()
         thread.join()
-        watch(loader.report)
+        watch(report)
+
+
+def reload(
+    settings: Settings,
+    log: Log,
+    collections: Sequence[str],
+    *,
+    dry_run: bool = False,
+    watch: Watch | None = None,
+) -> ReloadReport | Outlook:
+    """Read the rows of these collections again while the stream goes on; with none, what is due. dry_run: only say
+    what that would be."""
+    with ExitStack() as stack:
+        with connect(settings.source, name="tandem reload") as session:
+            plan = load_plan(settings, session)
+            facts = slots.server_facts(session)
+        db = mongo.connect(settings.target, name="tandem reload")
+        stack.callback(db.client.close)
+        positions = ledger.positions(db).values()
+        if not positions:
+            raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+        _check_pipeline(db, plan, facts)
+        declared = plan.declared.collections
+        if unknown := sorted(set(collections) - set(plan.documents)):
+            raise MappingInvalid(
+                f"{settings.mapping} has no collection with a table named {', '.join(unknown)}",
+                remedy=f"name one of: {', '.join(plan.documents)}",
+            )
+        asked = [table for name in collections for table in declared[name].tables]
+        loading = sorted(
+            {p.table for p in positions if (p.holder or "").startswith(ledger.LOAD)} & set(asked)
+        )
+        if loading:
+            raise Refused(
+                f"not loaded yet: {', '.join(loading)}",
+                remedy="run `tandem snapshot`, or wait until it has ended",
+            )
+        tables = tuple(dict.fromkeys((*asked, *due(db, plan))))
+        if not tables:
+            raise Misused(
+                "nothing has to be read again",
+                remedy=f"name the collections to read again all the same: {', '.join(plan.documents)}",
+            )
+        if dry_run:
+            return outlook(db, settings.source, tables)
+        again = stack.enter_context(_reload(settings, plan, log))
+        return _watched(lambda: again.reload(tables), again.report, watch)
+
+
+def heal(settings: Settings, log: Log, *, force: bool = False, watch: Watch | None = None) -> ReloadReport:
+    """Make a new slot in place of one that is lost, and read every row again."""
+    with ExitStack() as stack:
+        with connect(settings.source, name="tandem heal") as session:
+            plan = load_plan(settings, session)
+        again = stack.enter_context(_reload(settings, plan, log))
+        stack.enter_context(again.leased())
+        renewal = Renewal(settings, log)
+        renewal.renew(lambda ends: again.take(plan.tables, ends), force=force)
+        report = _watched(again.walk, again.report, watch)
+        healed(again.db)
+        return report
 
 
 def _is_set_up(settings: Settings) -> bool:
@@ -194,10 +289,41 @@ class Consumers:
         self._unique: list[tuple[str, spec.Index]] = []
         self._until: Lsn | None = None
         self._refused = 0
-        self._checked = time.monotonic()
+        self._checked = self._looked = time.monotonic()
+        self._digest = ""
+        self.tally = Tally()
 
     def run(self, stop: Callable[[], bool]) -> Tally:
         """Work until stopped, or caught up with what was committed when this began. Raises named errors."""
+        while True:
+            try:
+                self._follow(stop)
+                return self.tally
+            except SyncError as error:
+                if not self._has_changed(error, stop):
+                    raise
+                self.log("the mapping has changed: going on by the new one")
+
+    def _has_changed(self, met: SyncError, stop: Callable[[], bool]) -> bool:
+        """Whether the pipeline follows another mapping since this began, and the mapping file is that one."""
+        if not self._digest:
+            return False
+        until = time.monotonic() + _SWITCH_WITHIN_S
+        db = mongo.connect(self.settings.target, timeout_ms=5_000, name="tandem consumer")
+        try:
+            while not stop():
+                followed = (ledger.state(db, "pipeline") or {}).get("mapping")
+                if followed != self._digest:
+                    declared = spec.load(self.settings.mapping)
+                    return digest_of(declared) == followed
+                if not isinstance(met, MappingChanged) or time.monotonic() > until:
+                    return False
+                time.sleep(0.5)  # the set-up has not come to its end
+        finally:
+            db.client.close()
+        return False
+
+    def _follow(self, stop: Callable[[], bool]) -> None:
         settings = self.settings
         with ExitStack() as stack:
             with connect(settings.source, name="tandem consumer") as session:
@@ -211,6 +337,7 @@ class Consumers:
             if not ledger.positions(db):
                 raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
             _check_pipeline(db, plan, facts)
+            self._digest = plan.digest
             rows = CurrentRows(settings.source)
             stack.callback(rows.close)
             complete = Completeness(settings.source, db, admin)
@@ -234,11 +361,12 @@ class Consumers:
                 has_columns=lambda table, columns: self._has_columns(table, columns),
             )
             stack.callback(worker.close)
+            worker.tally = self.tally
             self._unique = target.missing_unique(db, plan.declared)
-            self._until = complete.now() if self.until_caught_up else None
+            if self._until is None and self.until_caught_up:
+                self._until = complete.now()
             self.log("consuming", topics=len(topics), group=settings.kafka.group_id, name=self.name)
             worker.run(stop, lambda: self._enough(db, admin, plan, complete))
-        return worker.tally
 
     def _has_columns(self, table: str, columns: frozenset[str]) -> bool:
         """Whether a table has any of these columns now."""
@@ -257,6 +385,9 @@ class Consumers:
         if time.monotonic() - self._checked > _CHECK_EVERY_S:
             complete.check()
             self._checked = time.monotonic()
+        if time.monotonic() - self._looked > _LOOK_EVERY_S:
+            _check_mapping(db, plan)
+            self._looked = time.monotonic()
         if self._unique:
             ready = _caught_up(db, admin, plan)
             left = target.build_unique(db, [w for w in self._unique if w[0] in ready], self.log)
@@ -267,9 +398,10 @@ class Consumers:
         if self._until is None:
             return False
         standing = complete.look(self._until)
-        if standing.held and not ledger.load_lives(db, LEASE_S):
+        lives = any(ledger.load_lives(db, LEASE_S, kind) for kind in (ledger.LOAD, ledger.WALK))
+        if (standing.held or standing.rereads) and not lives:
             raise NotComplete(
-                f"not loaded yet: {', '.join(standing.held)}",
+                f"not loaded yet: {', '.join(dict.fromkeys((*standing.held, *standing.rereads)))}",
                 remedy="run `tandem snapshot` first, or beside this",
             )
         if standing.parked and len(standing.missing) == 1:
@@ -288,12 +420,7 @@ class Consumers:
 
 def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts) -> None:
     """Refuse another mapping than the pipeline was set up with, and another source."""
-    known = ledger.state(db, "pipeline") or {}
-    if known.get("mapping") != plan.digest:
-        raise MappingChanged(
-            "the mapping is not the one that the pipeline was set up with",
-            remedy="run `tandem setup`, then start again",
-        )
+    known = _check_mapping(db, plan)
     if facts.in_recovery:
         raise SourceReplaced("POSTGRES_DSN leads to a standby", remedy="give the primary's address")
     if (facts.system_identifier, facts.database) != (known.get("system"), known.get("database")):
@@ -302,6 +429,16 @@ def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts) -> None:
             remedy="correct POSTGRES_DSN",
             database=facts.database,
         )
+
+
+def _check_mapping(db: Database, plan: Plan) -> Document:
+    known = ledger.state(db, "pipeline") or {}
+    if known.get("mapping") != plan.digest:
+        raise MappingChanged(
+            "the mapping is not the one that the pipeline was set up with",
+            remedy="run `tandem setup`, then start again; or give the mapping that it was set up with",
+        )
+    return known
 
 
 def _named(indexes: Sequence[tuple[str, spec.Index]]) -> str:

@@ -64,8 +64,8 @@ class Connect:
         self._http.close()
 
     def call(self, method: str, path: str, body: object = None) -> httpx.Response:
-        """One request, repeated for a moment while the cluster rebalances (409). Raises ServerGone."""
-        until = time.monotonic() + 30
+        """One request, repeated for a while as long as the cluster rebalances (409). Raises ServerGone."""
+        until = time.monotonic() + 90
         # asking is quick; a change makes Connect ask PostgreSQL
         timeout = httpx.Timeout(
             min(10, self.timeout_s) if method == "GET" else self.timeout_s, connect=min(5, self.timeout_s)

@@ -1,11 +1,12 @@
 """tandem's own documents in the target database: positions, holds, claims, chunks, parked events, jobs, state.
 
 | collection          | one document per | what it holds |
-| _tandem_positions   | partition        | at: next offset; holder: of its table, or null; mark: LSN of a truncate |
+| _tandem_positions   | partition        | at: next offset; holder of its table or null; mark: LSN of a truncate; plan |
 | _tandem_claims      | worker of a direct writer | run; n, written in each of its transactions |
 | _tandem_chunks      | chunk of a load  | group, low, high, state, tries, rows |
+| _tandem_walks       | part of a walk   | table, what, low, high, done, stamp |
 | _tandem_parked      | key              | table, key, partition, reason, events |
-| _tandem_jobs        | truncated table  | lsn, serial |
+| _tandem_jobs        | table            | kind: truncate or reload; lsn or why; serial |
 | _tandem_anchors     | parent           | v |
 | _tandem_workers     | running consumer | lsid, partitions |
 | _tandem_state       | thing            | `pipeline`, `load/GROUP`, `preflight`, ... |
@@ -20,7 +21,7 @@ from typing import Any
 
 from bson import Binary, DatetimeMS, Int64
 
-from connectors.errors import Moved
+from connectors.errors import MappingChanged, Moved
 from connectors.mongo.client import Database, Document, translated
 from connectors.mongo.transaction import Transaction, Write, write
 from connectors.positions import Lsn, Partition
@@ -28,18 +29,20 @@ from connectors.positions import Lsn, Partition
 POSITIONS = "_tandem_positions"
 CLAIMS = "_tandem_claims"
 CHUNKS = "_tandem_chunks"
+WALKS = "_tandem_walks"
 PARKED = "_tandem_parked"
 JOBS = "_tandem_jobs"
 ANCHORS = "_tandem_anchors"
 WORKERS = "_tandem_workers"
 STATE = "_tandem_state"
-OWN = (POSITIONS, CLAIMS, CHUNKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
+OWN = (POSITIONS, CLAIMS, CHUNKS, WALKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
 #: so many of the last events of a parked row are kept; `count` counts them all
 _PARKED_EVENTS = 50
-#: the `_id` of what is known of the load that runs, or ran last
-LOAD = "load"
 #: the holder of a table from setup on, until a load takes it
 UNLOADED = "load:none"
+#: what the holder of a table begins with, and the `_id` of what is known of the one that runs, or ran last: a load; a
+#: walk, which reads rows as they are now
+LOAD, WALK = "load", "heal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Position:
     holder: str | None
     mark: Lsn
     topic_id: str
+    #: the mapping that whoever writes its rows has to follow; empty: any
+    plan: str = ""
 
     @classmethod
     def of(cls, document: Document) -> Position:
@@ -64,6 +69,7 @@ class Position:
             document["holder"],
             Lsn(document["mark"]),
             document.get("topicId", ""),
+            document.get("plan", ""),
         )
 
 
@@ -91,7 +97,9 @@ def set_state(db: Database, name: str, **fields: object) -> None:
         db[STATE].update_one({"_id": name}, {"$set": fields}, upsert=True)
 
 
-def add_positions(db: Database, table: str, topic_id: str, ends: Mapping[Partition, int]) -> None:
+def add_positions(
+    db: Database, table: str, topic_id: str, ends: Mapping[Partition, int], plan: str = ""
+) -> None:
     """Positions of a table that streams nothing yet: at the end, held until its load. Those there stay.
 
     What lies in a topic already, of an earlier pipeline, is older than any load that is still to come.
@@ -107,6 +115,7 @@ def add_positions(db: Database, table: str, topic_id: str, ends: Mapping[Partiti
                         "mark": Int64(0),
                         "table": table,
                         "topicId": topic_id,
+                        "plan": plan,
                     }
                 },
                 upsert=True,
@@ -150,11 +159,11 @@ def workers(db: Database, within_s: float) -> tuple[list[Document], list[Documen
     return alive, [w for w in found if w not in alive]
 
 
-def load_lives(db: Database, within_s: float) -> bool:
-    """Whether a loader has said within this time that it lives."""
+def load_lives(db: Database, within_s: float, kind: str = LOAD) -> bool:
+    """Whether a loader, or who walks, has said within this time that it lives."""
     with translated():
         now = db.command("hello")["localTime"]
-        known = db[STATE].find_one({"_id": LOAD})
+        known = db[STATE].find_one({"_id": kind})
     return known is not None and "beat" in known and _ms(now) - _ms(known["beat"]) < within_s * 1_000
 
 
@@ -192,45 +201,56 @@ def _end_sessions(db: Database, lsids: Sequence[Any]) -> None:
         db.client.admin.command({"killSessions": ids})
 
 
-# -- the load's lease --------------------------------------------------------------------------------------------
-def begin_load(db: Database, run: str) -> int:
-    """Make this run the one that loads, and end the sessions that the last one has left open. Returns how many.
+# -- the lease of a direct writer --------------------------------------------------------------------------------
+def begin_load(db: Database, run: str, kind: str = LOAD) -> int:
+    """Make this run the one that loads, or walks, and end the sessions that the last one has left open. Returns how
+    many.
 
     A loader that dies leaves its transactions open until the server's limit, and what they have written blocks
     whoever goes on. One that lives after all has its transaction aborted, and finds its claim gone.
     """
+    left = end_sessions_of(db, kind)
     with translated():
-        left = (db[STATE].find_one({"_id": LOAD}) or {}).get("sessions", [])
-        _end_sessions(db, left)
         db[STATE].update_one(
-            {"_id": LOAD}, {"$set": {"run": run, "sessions": []}, "$currentDate": {"beat": True}}, upsert=True
+            {"_id": kind}, {"$set": {"run": run, "sessions": []}, "$currentDate": {"beat": True}}, upsert=True
         )
+    return left
+
+
+def end_sessions_of(db: Database, kind: str) -> int:
+    """End the sessions that the last run of this kind has registered. Returns how many."""
+    with translated():
+        left = (db[STATE].find_one({"_id": kind}) or {}).get("sessions", [])
+        _end_sessions(db, left)
     return len(left)
 
 
-def register_loader(db: Database, run: str, lsid: Mapping[str, Any]) -> None:
+def register_loader(db: Database, run: str, lsid: Mapping[str, Any], kind: str = LOAD) -> None:
     """Say which session may hold transactions of this run, so that a successor can end it."""
     with translated():
-        db[STATE].update_one({"_id": LOAD, "run": run}, {"$push": {"sessions": lsid["id"]}})
+        db[STATE].update_one({"_id": kind, "run": run}, {"$push": {"sessions": lsid["id"]}})
 
 
-def load_beats(db: Database, run: str) -> None:
+def load_beats(db: Database, run: str, kind: str = LOAD) -> None:
     """This run says that it lives, if it is still the one that loads."""
     with translated():
-        db[STATE].update_one({"_id": LOAD, "run": run}, {"$currentDate": {"beat": True}})
+        db[STATE].update_one({"_id": kind, "run": run}, {"$currentDate": {"beat": True}})
 
 
-def load_ended(db: Database, run: str) -> None:
+def load_ended(db: Database, run: str, kind: str = LOAD) -> None:
     """This run has ended in order."""
     with translated():
-        db[STATE].update_one({"_id": LOAD, "run": run}, {"$unset": {"beat": 1}, "$set": {"sessions": []}})
+        db[STATE].update_one({"_id": kind, "run": run}, {"$unset": {"beat": 1}, "$set": {"sessions": []}})
 
 
 # -- in a transaction --------------------------------------------------------------------------------------------
-def advance(tx: Transaction, moves: Mapping[Partition, tuple[int, int]]) -> dict[Partition, Lsn]:
+def advance(
+    tx: Transaction, moves: Mapping[Partition, tuple[int, int]], plan: str = ""
+) -> dict[Partition, Lsn]:
     """Move positions from start to end by compare-and-set; returns each one's truncate watermark.
 
-    Raises Moved where one is not at its start, or held: nothing of this transaction may be kept then.
+    Raises Moved where one is not at its start, or held, and MappingChanged where another plan is to be followed:
+    nothing of this transaction may be kept then.
     """
     found = {p.partition: p for p in map(Position.of, tx.find(POSITIONS, _ids(moves)))}
     for partition, (start, _) in moves.items():
@@ -242,11 +262,21 @@ def advance(tx: Transaction, moves: Mapping[Partition, tuple[int, int]]) -> dict
                 at=position.at if position else "unknown",
                 holder=position.holder if position else "none",
             )
+        _same_plan(position, plan)
     writes: list[Write] = [
         write("set", partition.id, {"at": Int64(end)}) for partition, (_, end) in moves.items()
     ]
     tx.bulk(POSITIONS, writes)
     return {partition: found[partition].mark for partition in moves}
+
+
+def _same_plan(position: Position, plan: str) -> None:
+    if plan and position.plan and position.plan != plan:
+        raise MappingChanged(
+            "the mapping is no longer the one that this process follows",
+            remedy="start it again with the mapping that `tandem setup` was run with",
+            table=position.table,
+        )
 
 
 def touch(tx: Transaction, partitions: Sequence[Partition]) -> None:
@@ -274,16 +304,34 @@ def mark(tx: Transaction, table: str, lsn: Lsn) -> Lsn:
     return highest
 
 
-def take(tx: Transaction, tables: Sequence[str], run: str, takes_over: str) -> None:
+def take(tx: Transaction, tables: Sequence[str], run: str, takes_over: str, plan: str = "") -> None:
     """Hold all partitions of these tables for a run. Who holds them now has to be free to rob: takes_over is the
-    prefix of such holders. Raises Moved where another kind of writer, or nobody, holds one."""
+    prefix of such holders. Raises Moved where another kind of writer, or nobody, holds one, MappingChanged where
+    another plan is to be followed."""
     for position in map(Position.of, tx.find(POSITIONS, {"table": {"$in": list(tables)}})):
+        _same_plan(position, plan)
         if position.holder is None or not position.holder.startswith(takes_over):
             raise Moved(
                 f"{position.table} is held by {position.holder or 'nobody: it streams already'}",
                 remedy="wait until it has ended",
             )
     tx.update(POSITIONS, {"table": {"$in": list(tables)}}, {"$set": {"holder": run}}, many=True)
+
+
+def take_from_anyone(
+    tx: Transaction, tables: Sequence[str], run: str, plan: str, ends: Mapping[Partition, int]
+) -> set[str]:
+    """Hold all partitions of these tables for a walk; whoever held one can write no more. Returns the tables that an
+    earlier walk held. ends: what lies before these offsets is not to be applied. Raises MappingChanged."""
+    found = [Position.of(d) for d in tx.find(POSITIONS, {"table": {"$in": list(tables)}})]
+    for position in found:
+        _same_plan(position, plan)
+    robbed = {p.holder for p in found if p.holder not in (None, UNLOADED, run)}
+    tx.delete(CLAIMS, {"run": {"$in": sorted(str(holder) for holder in robbed)}})
+    for position in found:
+        change = {"$set": {"holder": run}, "$max": {"at": Int64(ends.get(position.partition, 0))}}
+        tx.update(POSITIONS, {"_id": position.partition.id}, change)
+    return {p.table for p in found if (p.holder or "").startswith(WALK)}
 
 
 def release(tx: Transaction, tables: Sequence[str], run: str) -> None:
@@ -332,13 +380,24 @@ def park(
     )
 
 
-# -- truncates ---------------------------------------------------------------------------------------------------
+# -- jobs --------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Job:
     """A truncate that has still to remove documents. serial: another one of the table has another."""
 
     table: str
     lsn: Lsn
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reread:
+    """A table whose rows have to be read again: until then documents are not as their rows are. by_itself: the
+    consumers see to it; else an operator. serial: one that was recorded anew meanwhile has another."""
+
+    table: str
+    why: str
+    by_itself: bool
     serial: int
 
 
@@ -352,15 +411,66 @@ def record_job(tx: Transaction, table: str, lsn: Lsn) -> None:
     )
 
 
+def record_reread(tx: Transaction, table: str, why: str, *, by_itself: bool) -> None:
+    """Record, or record anew, that a table's rows have to be read again."""
+    tx.update(
+        JOBS,
+        {"_id": f"reread/{table}"},
+        {"$set": {"table": table, "why": why, "by_itself": by_itself}, "$inc": {"serial": Int64(1)}},
+        upsert=True,
+    )
+
+
 def jobs(db: Database) -> list[Job]:
-    """Every job there is."""
+    """Every truncate that there is to carry out."""
     with translated():
-        return [Job(d["table"], Lsn(d["lsn"]), int(d["serial"])) for d in db[JOBS].find({})]
+        found = [d for d in db[JOBS].find({}) if d["_id"].startswith("truncate/")]
+    return [Job(d["table"], Lsn(d["lsn"]), int(d["serial"])) for d in found]
 
 
-def strike(tx: Transaction, job: Job) -> None:
-    """A job is done; one that was recorded anew meanwhile stays."""
+def rereads(db: Database) -> list[Reread]:
+    """Every table that has to be read again."""
+    with translated():
+        return rereads_of(db[JOBS].find({}))
+
+
+def rereads_of(documents: Iterable[Document]) -> list[Reread]:
+    """Those of these jobs that are tables to be read again."""
+    mine = [d for d in documents if d["_id"].startswith("reread/")]
+    return [Reread(d["table"], d["why"], d["by_itself"], int(d["serial"])) for d in mine]
+
+
+def strike(tx: Transaction, job: Job, plan: str = "") -> None:
+    """A truncate is done, by one who follows this plan; one that was recorded anew meanwhile stays."""
+    known = tx.one(STATE, {"_id": "pipeline"}) if plan else None
+    if known and known.get("mapping", plan) != plan:
+        raise MappingChanged(
+            "the mapping is no longer the one that this process follows",
+            remedy="start it again with the mapping that `tandem setup` was run with",
+        )
     tx.delete(JOBS, {"_id": f"truncate/{job.table}", "serial": Int64(job.serial)})
+
+
+def strike_reread(tx: Transaction, job: Reread) -> None:
+    """A table was read again; one that was recorded anew meanwhile stays."""
+    tx.delete(JOBS, {"_id": f"reread/{job.table}", "serial": Int64(job.serial)})
+
+
+def after(db: Database, collection: str, last: object, most: int) -> list[Document]:
+    """The next documents of a collection in the order of their `_id`s, with what their keys are read from."""
+    query = {} if last is None else {"_id": {"$gt": last}}
+    with translated():
+        return list(db[collection].find(query, {"_id": 1, "_sync": 1}).sort("_id", 1).limit(most))
+
+
+def ask_for(db: Database, tables: Sequence[str], run: str) -> None:
+    """Hold each partition that streams, one after the other: each waits for the batch that is open there. Taking all
+    in one transaction would lose against consumers that always have one open."""
+    with translated():
+        for position in positions(db).values():
+            if position.table in tables and position.holder is None:
+                mine = {"_id": position.partition.id, "holder": None}
+                db[POSITIONS].update_one(mine, {"$set": {"holder": run}})
 
 
 def older_than(db: Database, collection: str, stamp: str, lsn: Lsn, most: int = 500) -> list[object]:

@@ -86,6 +86,20 @@ def in_range(columns: Sequence[str], read: TableRead, keys: KeyRange, *, collate
     return sql.SQL(" AND ").join(parts) if parts else sql.SQL("true")
 
 
+def rows_of(session: Session, table: str) -> int:
+    """About how many rows a table has, by the statistics; counted where it has none."""
+    known = session.execute(
+        "SELECT sum(c.reltuples)::bigint, bool_or(c.reltuples < 0) FROM pg_class c"
+        " WHERE c.oid = %s::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree(%s::regclass))"
+        " AND c.relkind = 'r'",
+        [identifier(table).as_string(session), identifier(table).as_string(session)],
+    ).fetchone()
+    if known and known[0] is not None and not known[1]:
+        return int(known[0])
+    counted = session.execute(sql.SQL("SELECT count(*) FROM {}").format(identifier(table))).fetchone()
+    return int(counted[0]) if counted else 0
+
+
 class SnapshotReader:
     """One session that reads under an exported snapshot. Used by one thread at a time."""
 

@@ -78,8 +78,18 @@ class RowWriter:
         self.plan, self.rows, self.now_us = plan, rows, now_us
         self._reads = {name: table_read(table) for name, table in plan.tables.items()}
 
-    def apply(self, tx: Transaction, ops: TableOps, *, careful: bool = False) -> Applied:
+    def apply(
+        self,
+        tx: Transaction,
+        ops: TableOps,
+        *,
+        careful: bool = False,
+        later: frozenset[str] = frozenset(),
+    ) -> Applied:
         """Carry out the operations of a batch, folded per row. Raises Unappliable, Contended, Unavailable.
+
+        later: collections whose documents the caller, who holds all their tables, makes anew afterwards: rows are
+        staged for them, and their arrays stay as they are.
 
         careful: rows that are in each other's way by unique values are found, read as they are now, and all of
         the batch's documents with unique values are removed before they are written. Slower: for a batch that
@@ -95,7 +105,7 @@ class RowWriter:
                 for use in self.plan.uses(table):
                     if not use.array:
                         done.untangled += self._untangle(tx, use, settled, now)
-        arrays = Arrays(tx, self.plan)
+        arrays = Arrays(tx, self.plan, later)
         for table, of in settled.items():
             for use in self.plan.uses(table):
                 if use.array:
@@ -279,15 +289,15 @@ class Arrays:
     """Which parents' arrays have to be made anew, and their anchors: all who change what an array is made from
     meet there, and one of two that do so at once conflicts and runs again (reads alone would not: write skew)."""
 
-    def __init__(self, tx: Transaction, plan: Plan) -> None:
-        self._tx, self._plan = tx, plan
+    def __init__(self, tx: Transaction, plan: Plan, later: frozenset[str] = frozenset()) -> None:
+        self._tx, self._plan, self._later = tx, plan, later
         self._parents: dict[str, set[ObjectId]] = {}
         self._arrays: dict[tuple[str, ObjectId], set[str]] = {}
         self._exists: dict[tuple[str, ObjectId], bool] = {}
 
     def changed(self, use: RowPlan, parent: ObjectId | None) -> None:
         """A row of this parent's array has come, gone or changed."""
-        if parent is not None and use.array:
+        if parent is not None and use.array and use.collection not in self._later:
             self._parents.setdefault(use.collection, set()).add(parent)
             self._arrays.setdefault((use.collection, parent), set()).add(use.array)
 

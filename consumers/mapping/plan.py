@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -27,6 +28,8 @@ from consumers.mapping.values import Codec, Convert
 Natives = Mapping[str, Any]
 Document = dict[str, Any]
 Key = tuple[KeyValue, ...]
+#: of a collection, what its documents do not depend on
+_BESIDE = {"indexes", "vector_search", "validator"}
 
 
 #: types whose staged values order in Python as they do in PostgreSQL (texts by code point)
@@ -214,10 +217,21 @@ class Plan:
     declared: spec.Mapping_
     _uses: dict[str, list[RowPlan]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Stands for what is declared: two files with the same meaning have the same one."""
-        return hashlib.blake2b(self.declared.model_dump_json().encode(), digest_size=12).hexdigest()
+        return digest_of(self.declared)
+
+    def shape_of(self, name: str) -> str:
+        """Stands for what a collection's documents are made from, and how: what is declared beside (indexes, a
+        validator) does not count."""
+        collection = self.declared.collections[name]
+        text = collection.model_dump_json(exclude=_BESIDE)
+        shapes: list[spec.Collection | spec.Embed] = [collection, *collection.embed.values()]
+        ids = sorted(
+            (r.to, str(self.declared.collections[r.to].table)) for s in shapes for r in s.references.values()
+        )
+        return hashlib.blake2b(f"{text} {ids}".encode(), digest_size=12).hexdigest()
 
     def uses(self, table: str) -> list[RowPlan]:
         """Every use of a table: embedded ones first, since parents are made from what they stage."""
@@ -244,6 +258,11 @@ class Plan:
             yield name
             for use in self.arrays.get(name, {}).values():
                 yield use.staging
+
+
+def digest_of(declared: spec.Mapping_) -> str:
+    """A plan's digest, which does not depend on the catalog."""
+    return hashlib.blake2b(declared.model_dump_json().encode(), digest_size=12).hexdigest()
 
 
 def staged_key(key: Key) -> str:

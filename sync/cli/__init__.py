@@ -24,6 +24,8 @@ from sync.cli.output import (
     print_error,
     print_json,
     print_load,
+    print_outlook,
+    print_reload,
     print_status,
     print_token,
 )
@@ -54,11 +56,19 @@ def _settings(config: Path | None, mapping: Path | None) -> Settings:
 
 
 @app.command()
-def setup(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
+def setup(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    drop_removed: Annotated[
+        bool,
+        typer.Option("--drop-removed", help="Drop the documents of collections that are no longer mapped."),
+    ] = False,
+) -> None:
     """Make publication, slot, topics, connector, collections, validators and indexes. Safe to repeat."""
     from sync import app as root
 
-    report = root.setup(_settings(config, mapping), log)
+    report = root.setup(_settings(config, mapping), log, drop_removed=drop_removed)
     if json:
         print_json(report.as_dict())
         return
@@ -127,6 +137,54 @@ def snapshot(
         print_json(report.as_dict())
     else:
         print_load(report)
+
+
+@app.command()
+def reload(
+    collections: Annotated[
+        list[str] | None, typer.Argument(help="Collections to read again [default: what is due].")
+    ] = None,
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would do, and for how long.")
+    ] = False,
+) -> None:
+    """Read rows again while the stream goes on: their tables stand still meanwhile. Resumable."""
+    from sync import app as root
+    from sync.snapshot.reload import Outlook
+
+    with LoadProgress() as progress:
+        report = root.reload(
+            _settings(config, mapping), log, collections or (), dry_run=dry_run, watch=progress
+        )
+    if json:
+        print_json(report.as_dict())
+    elif isinstance(report, Outlook):
+        print_outlook(report)
+    else:
+        print_reload(report)
+
+
+@app.command()
+def heal(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the slot is there: it was made again by hand.")
+    ] = False,
+) -> None:
+    """A new slot in place of one that is gone or lost, and every row read again. Resumable."""
+    from sync import app as root
+
+    with LoadProgress() as progress:
+        report = root.heal(_settings(config, mapping), log, force=force, watch=progress)
+    if json:
+        print_json(report.as_dict())
+    else:
+        print_reload(report)
 
 
 @app.command()

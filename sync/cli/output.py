@@ -15,6 +15,7 @@ from connectors.errors import SyncError
 from sync.lag.status import StatusReport
 from sync.lag.token import Token
 from sync.snapshot.load import LoadReport
+from sync.snapshot.reload import Outlook, ReloadReport
 
 #: columns where there is no terminal to ask
 _WIDTH = 120
@@ -84,7 +85,10 @@ def print_status(report: StatusReport) -> None:
 def print_load(report: LoadReport) -> None:
     """What was loaded."""
     if not report.collections:
-        out.print("everything is loaded already")
+        if report.again is None:
+            out.print("everything is loaded already")
+        else:
+            print_reload(report.again)
         return
     table = Table("collection", "rows in the table", "documents", "staged rows", "parked")
     for column in table.columns[1:]:
@@ -98,6 +102,38 @@ def print_load(report: LoadReport) -> None:
     )
     speed = f"{rows / report.seconds:,.0f} rows/s" if report.seconds > 0 else ""
     out.print(f"{rows:,} rows in {report.seconds:.1f} s ({speed}), read at {report.lsn} under {kind}")
+
+    if report.again is not None:
+        print_reload(report.again)
+
+
+def print_reload(report: ReloadReport) -> None:
+    """What was read again."""
+    table = Table("table", "rows", "parked")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, of in report.collections.items():
+        table.add_row(name, f"{of.rows:,}", f"{of.parked:,}")
+    out.print(table)
+    rows = sum(of.rows for of in report.collections.values())
+    speed = f" ({rows / report.seconds:,.0f} rows/s)" if report.seconds > 0 else ""
+    out.print(
+        f"{rows:,} rows read again in {report.seconds:.1f} s{speed}; the tables stood still for"
+        f" {report.held_s:.1f} s; {report.removed:,} documents and staged rows had no row and are gone"
+    )
+    if report.foreign:
+        out.print(f"{report.foreign:,} documents that tandem did not write are left as they are")
+
+
+def print_outlook(found: Outlook) -> None:
+    """What a reload would do."""
+    for name, rows in found.rows.items():
+        out.print(f"would hold {name} and read its {rows:,} rows again")
+    how = "as the last one went" if found.measured else "as nothing was measured yet"
+    out.print(
+        f"they would stand still for about {found.seconds:,.0f} s, at {found.rate:,.0f} rows/s {how}; other tables"
+        " go on; the application reads on"
+    )
 
 
 class LoadProgress:
@@ -127,7 +163,7 @@ class LoadProgress:
         if err.is_terminal:
             self._bars.stop()
 
-    def __call__(self, report: LoadReport) -> None:
+    def __call__(self, report: LoadReport | ReloadReport) -> None:
         """Show the report as it is now."""
         collections = dict(report.collections)
         for name, of in collections.items():

@@ -15,12 +15,14 @@ from connectors.mongo.transaction import Transactions
 from connectors.postgres import slots
 from connectors.postgres.client import connect, translated
 from consumers.mapping import spec
-from sync.lag.token import demand_topics, read_ledger
+from sync.lag.token import Ledger, demand_topics, read_ledger
 from sync.settings import Settings
 
 _SILENT_AFTER_S = 20.0
-_ORDER = ("PostgreSQL", "Connect", "MongoDB", "Kafka", "consumers")
-_ANEW = "run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew"
+_ORDER = ("PostgreSQL", "Connect", "MongoDB", "Kafka", "consumers", "reload")
+#: a direct writer that has not said for so long that it lives is dead
+LEASE_S = 6.0
+_HEAL = "run `tandem heal`: it makes a new slot and reads every row again; then start the consumers again"
 
 
 @dataclass(slots=True)
@@ -35,7 +37,8 @@ class Part:
 
 @dataclass(slots=True)
 class CollectionStanding:
-    """One collection. behind: records not yet applied, None where unknown. phase: unloaded, loading, streaming."""
+    """One collection. behind: records not yet applied, None where unknown. phase: unloaded, loading,
+    reloading, streaming."""
 
     name: str
     table: str
@@ -120,15 +123,15 @@ def _postgres(settings: Settings, report: StatusReport) -> Part:
     with connect(settings.source, name="tandem status") as session, translated(settings.source):
         slot = slots.slot_facts(session, settings.source.slot)
         if slot is None:
-            if any(c.phase in ("loading", "streaming") for c in report.collections):
+            if any(c.phase in ("loading", "reloading", "streaming") for c in report.collections):
                 gone = f"the slot {settings.source.slot} is gone: changes since then are in no event"
-                return Part("PostgreSQL", False, gone, _ANEW)
+                return Part("PostgreSQL", False, gone, _HEAL)
             return Part("PostgreSQL", False, f"there is no slot {settings.source.slot}", "run `tandem setup`")
         report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
         retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
         if slot.wal_status == "lost":
             lost = f"the slot {settings.source.slot} is lost: PostgreSQL has removed WAL that it needed"
-            return Part("PostgreSQL", False, lost, _ANEW)
+            return Part("PostgreSQL", False, lost, _HEAL)
         if not slot.active:
             return Part(
                 "PostgreSQL",
@@ -168,7 +171,9 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
         tables = declared.collections[standing.name].tables
         held = [p.holder for p in found.positions.values() if p.table in tables and p.holder]
-        standing.phase = "streaming" if not held else "unloaded" if ledger.UNLOADED in held else "loading"
+        standing.phase = _phase(held)
+    if (part := _reload(db, found)) is not None:
+        report.parts.append(part)
     jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
     if found.parked:
         with mongo.translated():
@@ -179,6 +184,33 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
             "MongoDB", False, what + jobs, "mend the row or the mapping; see docs/operations.md, Parked rows"
         )
     return Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")
+
+
+def _phase(holders: list[str]) -> str:
+    if not holders:
+        return "streaming"
+    if ledger.UNLOADED in holders:
+        return "unloaded"
+    return "reloading" if any(holder.startswith(ledger.WALK) for holder in holders) else "loading"
+
+
+def _reload(db: Database, found: Ledger) -> Part | None:
+    """What has to be read again, or has stopped in the middle of it."""
+    held = sorted({p.table for p in found.positions.values() if (p.holder or "").startswith(ledger.WALK)})
+    lives = ledger.load_lives(db, LEASE_S, ledger.WALK)
+    if held and not lives:
+        return Part(
+            "reload",
+            False,
+            f"a reload has ended too early: {', '.join(held)} stand still until it is ended",
+            "run `tandem reload` (`tandem heal`, where a slot was lost): it goes on where that one was",
+        )
+    if held:
+        return Part("reload", True, f"{', '.join(held)} are being read again, and stand still meanwhile")
+    if found.rereads:
+        why = "; ".join(f"{job.table}: {job.why}" for job in ledger.rereads(db))
+        return Part("reload", False, f"to be read again: {why}", "run `tandem snapshot`")
+    return None
 
 
 def _kafka(

@@ -35,6 +35,7 @@ class Ledger:
     positions: Mapping[Partition, Position]
     jobs: int
     parked: int
+    rereads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Standing:
     missing: list[str] = field(default_factory=list)
     parked: int = 0
     held: list[str] = field(default_factory=list)
+    rereads: tuple[str, ...] = ()
     behind: int = 0
     token: Token | None = None
 
@@ -66,9 +68,9 @@ def read_ledger(transactions: Transactions) -> Ledger:
 
     def work(tx: Transaction) -> Ledger:
         found = {p.partition: p for p in map(Position.of, tx.find(ledger.POSITIONS, {}))}
-        return Ledger(
-            found, len(tx.find(ledger.JOBS, {}, {"_id": 1})), len(tx.find(ledger.PARKED, {}, {"_id": 1}))
-        )
+        jobs = tx.find(ledger.JOBS, {})
+        again = tuple(job.table for job in ledger.rereads_of(jobs))
+        return Ledger(found, len(jobs) - len(again), len(tx.find(ledger.PARKED, {}, {"_id": 1})), again)
 
     return transactions.repeat(work)
 
@@ -87,6 +89,9 @@ def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
     standing.held = sorted({p.table for p in found.positions.values() if p.holder is not None})
     if standing.held:
         standing.missing.append(f"not loaded yet, or held: {', '.join(standing.held)}")
+    standing.rereads = found.rereads
+    if found.rereads:
+        standing.missing.append(f"not read again yet: {', '.join(found.rereads)}")
     if found.jobs:
         standing.missing.append(f"{found.jobs} truncates are still being carried out")
     if found.parked:
@@ -175,7 +180,7 @@ class Completeness:
         if slot is None or slot.wal_status == "lost":
             raise SlotLost(
                 f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: changes since then are in no event",
-                remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
+                remedy="run `tandem heal`: it makes a new slot and reads every row again; then start the consumers",
             )
         self._is_ours(slot)
         return slot
@@ -215,8 +220,8 @@ class Completeness:
 
 
 def _remedy(standing: Standing) -> str:
-    if standing.held:
-        return "run `tandem snapshot`, or wait for it"
+    if standing.held or standing.rereads:
+        return "run `tandem snapshot`, or wait for it; `tandem status` says what it waits for"
     return "wait longer (--timeout), and see `tandem status`: do consumers and connector run?"
 
 

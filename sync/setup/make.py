@@ -35,10 +35,12 @@ from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan, not_carried
 from sync import requirements
 from sync.settings import Known, Settings
-from sync.setup import judge, target
+from sync.setup import change, judge, target
 
 Log = Callable[..., None]
 _HOUR_MS = 3_600_000
+#: the publication is about to change: who set up died before the barrier was known
+_NOT_YET = Int64(-1)
 
 
 @dataclass(slots=True)
@@ -85,8 +87,9 @@ def _missing_tables(
 class Setup:
     """One run of `tandem setup`."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings, log: Log, *, drop_removed: bool = False) -> None:
         self.settings, self.log, self.report = settings, log, SetupReport()
+        self.drop_removed = drop_removed
 
     def run(self) -> SetupReport:
         """Look at everything first, then make what is missing. Raises named errors; can be run again."""
@@ -107,7 +110,7 @@ class Setup:
             try:
                 with Connect(settings.connect) as rest, Admin(settings.kafka) as admin:
                     wanted = self._wanted_connector(plan, session)
-                    _check_connect(rest, wanted)
+                    check_connect(rest, wanted)
                     self._make(session, facts, slot, plan, db, rest, admin, wanted)
             finally:
                 db.client.close()
@@ -126,19 +129,32 @@ class Setup:
     ) -> None:
         source = self.settings.source
         self._not_others(facts, slot, db, rest, wanted)
-        self._same_source(db, facts, plan)
+        self._same_source(db, facts)
         self._same_slot(slot, db)
         self._same_topics(admin, plan, db)
-        ledger.set_state(db, "pipeline", mapping=plan.digest, **self._identity(facts))
+        asked = change.look(db, plan)
+        ledger.set_state(db, "pipeline", **self._identity(facts))
+        if not (ledger.state(db, "pipeline") or {}).get("mapping"):
+            ledger.set_state(db, "pipeline", mapping=plan.digest)
         self._target(db, plan)
         self._topics(admin, plan, db)
         tables = list(plan.declared.tables)
         published = slots.published_tables(session, source.publication)
         changed = published is None or sorted(published) != sorted(tables)
+        if changed and slot is not None:
+            ledger.set_state(db, "pipeline", barrier=_NOT_YET)
         slots.publish(session, source.publication, tables)
         if changed:
             self._made(f"publication {source.publication} of {len(tables)} tables")
         self._slot(slot, db, rest, admin, wanted)
+        self._connector(session, rest, wanted)
+        if (ledger.state(db, "pipeline") or {}).get(
+            "barrier"
+        ) == _NOT_YET:  # see the loader's await_older_than
+            ledger.set_state(db, "pipeline", barrier=Int64(slots.current_transaction(session)))
+        self._switch(db, plan, asked, admin)
+
+    def _connector(self, session: Session, rest: Connect, wanted: dict[str, str]) -> None:
         as_wanted = rest.config() == {**wanted, "name": self.settings.connect.connector}
         rest.put(wanted)
         if not as_wanted:
@@ -147,8 +163,15 @@ class Setup:
             rest.restart()
         rest.wait_running()
         self._wait_streaming(session, rest)
-        if changed and slot is not None:  # see the loader's await_older_than
-            ledger.set_state(db, "pipeline", barrier=Int64(slots.current_transaction(session)))
+
+    def _switch(self, db: Database, plan: Plan, asked: change.Change, admin: Admin) -> None:
+        """Follow this mapping, and take away what only the old one needed."""
+        change.switch(db, plan, asked)
+        self.report.warnings += change.told(asked)
+        gone = change.forget(db, plan, asked)
+        admin.delete(gone)
+        for name in change.drop_removed(db, plan) if self.drop_removed else ():
+            self._made(f"room: dropped the collection {name}")
 
     def _made(self, what: str) -> None:
         self.report.made.append(what)
@@ -202,7 +225,7 @@ class Setup:
             "slot": self.settings.source.slot,
         }
 
-    def _same_source(self, db: Database, facts: slots.ServerFacts, plan: Plan) -> None:
+    def _same_source(self, db: Database, facts: slots.ServerFacts) -> None:
         known = ledger.state(db, "pipeline")
         mine = self._identity(facts)
         if known is not None:
@@ -214,11 +237,6 @@ class Setup:
                     f"the target database belongs to a pipeline from another source: {', '.join(differs)}",
                     remedy="correct the settings, give another target database, or `tandem teardown` the old pipeline",
                     **mine,
-                )
-            if known.get("mapping") != plan.digest and not _all_unloaded(db):
-                self.report.warnings.append(
-                    "the mapping has changed since documents were written: those keep their form until their row"
-                    " changes; `tandem verify` names them"
                 )
 
     # -- Kafka ---------------------------------------------------------------------------------------------------
@@ -281,7 +299,7 @@ class Setup:
                 raise TopicMissing(f"Kafka has not made the topic {name}", remedy="run `tandem setup` again")
             topic = there[name]
             ends = admin.ends([Partition(name, n) for n in range(topic.partitions)])
-            ledger.add_positions(db, table, topic.id, ends)
+            ledger.add_positions(db, table, topic.id, ends, plan.digest)
             self._keeps_every_event(admin, name)
 
     def _keeps_every_event(self, admin: Admin, name: str) -> None:
@@ -299,12 +317,12 @@ class Setup:
             if not _all_unloaded(db):
                 raise SlotLost(
                     f"the slot {name} is gone: changes since it was dropped are in no event",
-                    remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`: all is loaded anew",
+                    remedy="run `tandem heal`: it makes a new slot and reads every row again",
                 )
         elif found.wal_status == "lost":
             raise SlotLost(
                 f"the slot {name} is lost: PostgreSQL has removed WAL that it needed",
-                remedy="run `tandem teardown`, then `tandem setup` and `tandem snapshot`",
+                remedy="run `tandem heal`: it makes a new slot and reads every row again",
             )
         elif found.plugin != "pgoutput":
             raise SlotTaken(
@@ -357,7 +375,7 @@ def _all_unloaded(db: Database) -> bool:
     return all(p.holder == ledger.UNLOADED for p in ledger.positions(db).values())
 
 
-def _check_connect(rest: Connect, wanted: dict[str, str]) -> None:
+def check_connect(rest: Connect, wanted: dict[str, str]) -> None:
     """Refuse before anything is made."""
     # what the connector says of the database it says again, and better, when it starts
     wrong = requirements.of_connect(rest.plugins()) or requirements.of_exactly_once(rest.complaints(wanted))
@@ -391,7 +409,7 @@ class Teardown:
             rest.drop()
             if connected:
                 done.append(f"connector {settings.connect.connector}")
-            if _drop_slot(session, slot):
+            if drop_slot(session, slot):
                 done.append(f"slot {slot}")
             if slots.published_tables(session, publication) is not None:
                 slots.drop_publication(session, publication)
@@ -420,7 +438,7 @@ class Teardown:
             )
 
 
-def _drop_slot(session: Session, name: str) -> bool:
+def drop_slot(session: Session, name: str) -> bool:
     """Whether there was one."""
     until = time.monotonic() + 30
     while True:

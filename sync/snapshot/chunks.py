@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -62,3 +62,85 @@ def cut(collection: str, boundaries: Sequence[tuple[str, ...]], rows: int, every
         Chunk(collection, n, KeyRange(low, high), min(every, max(rows - n * every, 0)), done=False, tries=0)
         for n, (low, high) in enumerate(pairwise(ends))
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the walk over a table: a range of its `rows`, its `parked` ones, or what is `left` in a target without
+    a row. stamp: what the walk is for; parts of another one count for nothing."""
+
+    table: str
+    number: int
+    what: str
+    keys: KeyRange
+    rows: int
+    stamp: str
+    target: str = ""
+    done: bool = False
+
+    @property
+    def id(self) -> str:
+        """The `_id` of its document."""
+        return f"{self.table}/{self.number}"
+
+    def document(self) -> Document:
+        """As it is kept in MongoDB."""
+        return {
+            "_id": self.id,
+            "table": self.table,
+            "number": self.number,
+            "what": self.what,
+            "low": list(self.keys.low) if self.keys.low is not None else None,
+            "high": list(self.keys.high) if self.keys.high is not None else None,
+            "rows": Int64(self.rows),
+            "stamp": self.stamp,
+            "target": self.target,
+            "done": self.done,
+        }
+
+    @classmethod
+    def of(cls, document: Document) -> Part:
+        """From its document."""
+        low, high = document["low"], document["high"]
+        return cls(
+            document["table"],
+            document["number"],
+            document["what"],
+            KeyRange(None if low is None else tuple(low), None if high is None else tuple(high)),
+            int(document["rows"]),
+            document["stamp"],
+            document["target"],
+            document["done"],
+        )
+
+
+def parts_of(
+    table: str,
+    boundaries: Sequence[tuple[str, ...]],
+    rows: int,
+    every: int,
+    targets: Sequence[str],
+    stamp: str,
+) -> list[Part]:
+    """The parts that together cover every row, every document and everything parked of a table."""
+    ranges = [
+        Part(table, c.number, "rows", c.keys, c.rows, stamp) for c in cut(table, boundaries, rows, every)
+    ]
+    others = [("parked", ""), *(("left", target) for target in targets)]
+    return ranges + [
+        Part(table, len(ranges) + n, what, KeyRange(None, None), 0, stamp, target)
+        for n, (what, target) in enumerate(others)
+    ]
+
+
+def levels(tables: Sequence[str], feeds: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Tables in the order of a walk: those embedded in a document before the one that it is made from.
+
+    feeds: a collection's table -> the tables embedded in it. Those that go round in a circle come last, together.
+    """
+    left, done = list(tables), list[list[str]]()
+    while left:
+        ready = [t for t in left if not any(child in left for child in feeds.get(t, ()))]
+        done.append(ready or left)
+        left = [t for t in left if t not in done[-1]]
+    return done

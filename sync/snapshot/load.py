@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from bson import Int64, ObjectId
 
@@ -58,6 +59,8 @@ class LoadReport:
     lsn: str = ""
     seconds: float = 0.0
     resumed: bool = False
+    #: of tables that stream already: what was read again for new collections
+    again: Any = None
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`."""
@@ -68,6 +71,7 @@ class LoadReport:
             "lsn": self.lsn,
             "seconds": round(self.seconds, 2),
             "resumed": self.resumed,
+            **({"again": self.again.as_dict()} if self.again else {}),
         }
 
 
@@ -120,11 +124,12 @@ class Loader:
         return self.report
 
     def _groups_to_load(self) -> list[tuple[str, ...]]:
-        held = {p.table for p in ledger.positions(self.db).values() if (p.holder or "").startswith(_LOAD)}
-        known = {p.table for p in ledger.positions(self.db).values()}
-        if set(self.plan.tables) - known:
+        """Those of which no table streams; new collections over a table that does are read again: `reload`."""
+        positions = ledger.positions(self.db).values()
+        held = {p.table for p in positions if (p.holder or "").startswith(_LOAD)}
+        if set(self.plan.tables) - {p.table for p in positions}:
             raise Refused("the pipeline is not set up", remedy="run `tandem setup` first")
-        return [g for g in self.plan.groups if set(self.plan.group_tables(g)) & held]
+        return [g for g in self.plan.groups if set(self.plan.group_tables(g)) <= held]
 
     def _take_lease(self) -> None:
         """Wait for a run that has just died; refuse beside one that lives. Two at once do no harm, only waste."""
@@ -163,7 +168,7 @@ class Loader:
         tables = [t for group in groups for t in self.plan.group_tables(group)]
 
         def work(tx: Transaction) -> None:
-            ledger.take(tx, tables, self.run, _LOAD)
+            ledger.take(tx, tables, self.run, _LOAD, self.plan.digest)
             tx.delete(ledger.CLAIMS, {"run": {"$ne": self.run}, "kind": _LOAD})
             for n in range(self.limits.load_workers):
                 tx.update(
@@ -252,7 +257,7 @@ class Loader:
             ledger.claim(tx, f"{self.run}/0")
             tx.delete(ledger.CHUNKS, {"collection": name})
             tx.insert(ledger.CHUNKS, [c.document() for c in chunks])
-            plan = {"planned": True, "lsn": Int64(snapshot.lsn)}
+            plan = {"planned": True, "lsn": Int64(snapshot.lsn), "shape": self.plan.shape_of(name)}
             tx.update(ledger.STATE, {"_id": f"load/{name}"}, {"$set": plan}, upsert=True)
 
         self._transact(record)
@@ -323,8 +328,14 @@ class Loader:
                 return
             for of in mine:
                 of.released = True
-        self._transact(lambda tx: ledger.release(tx, self.plan.group_tables(group), self.run))
+        self._transact(partial(self._let_go, group=group))
         self.log(f"loaded {', '.join(group)}: streaming from here")
+
+    def _let_go(self, tx: Transaction, group: tuple[str, ...]) -> None:
+        ledger.release(tx, self.plan.group_tables(group), self.run)
+        for name in group:
+            known = {"planned": True, "shape": self.plan.shape_of(name)}
+            tx.update(ledger.STATE, {"_id": f"load/{name}"}, {"$set": known}, upsert=True)
 
 
 class _ChunkLoad:

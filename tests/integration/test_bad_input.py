@@ -523,10 +523,10 @@ def test_a_slot_that_was_dropped_is_told_by_every_command(operator: Operator) ->
             told = operator.refused(*command.split())
             assert (told["error"], told["retry_helps"]) == ("SlotLost", False)
             assert f"the slot {operator.own.name} is gone" in told["what"]
-            assert "tandem teardown" in told["remedy"]
+            assert "tandem heal" in told["remedy"]
         parts = until(lambda: "FAILED" in (s := operator.status())["Connect"]["what"] and s, within=60)
         assert "is gone: changes since then are in no event" in parts["PostgreSQL"]["what"]
-        assert "tandem teardown" in parts["PostgreSQL"]["remedy"]
+        assert "tandem heal" in parts["PostgreSQL"]["remedy"]
         assert "no longer available on the server" in parts["Connect"]["what"]
         until(lambda: not process.alive, within=30)
         assert process.child.returncode == 1

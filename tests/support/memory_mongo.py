@@ -400,6 +400,9 @@ class _Found(list[Document]):
     def limit(self, most: int) -> list[Document]:
         return self[:most]
 
+    def sort(self, name: str, order: int) -> _Found:
+        return _Found(sorted(self, key=lambda document: document[name], reverse=order < 0))
+
 
 class _Collection:
     def __init__(self, store: MemoryMongo, name: str) -> None:
@@ -558,6 +561,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "$in": lambda found, values: any(_equal(found, value) for value in values),
     "$ne": lambda found, value: not _equal(found, value),
     "$lt": lambda found, value: _ordered(found, value) and found < value,
+    "$gt": lambda found, value: type(found) is type(value) and found > value,
     "$gte": lambda found, value: _ordered(found, value) and found >= value,
     "$exists": lambda found, value: (found is not _MISSING) == bool(value),
     "$not": lambda found, inner: not all(_OPERATORS[name](found, value) for name, value in inner.items()),

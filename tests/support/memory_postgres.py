@@ -342,6 +342,9 @@ class MemoryRows:
     before: Callable[[str], None]
     wait: Callable[[], None]
 
+    def close(self) -> None:
+        """Nothing to do."""
+
     def visible_now(self) -> Snapshot:
         """Which transactions a read that begins now would show."""
         self.before("visible_now")

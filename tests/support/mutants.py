@@ -105,6 +105,8 @@ _BARE = _set("load", "bad", "tagged", "gone", "lost answer", "repeat", "markers"
 
 _LEDGER, _WORKER, _WRITE = "connectors.mongo.ledger", "consumers.worker:Worker", "consumers.apply.write"
 _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
+_RELOAD, _RENEW = "sync.snapshot.reload", "sync.setup.renew"
+_LOST = _set("lost slot", "delete", "flip")
 
 MUTANTS = (
     # 1: the position lies in the transaction of the rows
@@ -286,6 +288,104 @@ MUTANTS = (
         "pass",
         _set("load", "crash", "gone"),
         survives="a commit has to stay invisible from before the slot until a second load: 1 in 600 in the model",
+    ),
+    Mutant(
+        "walk: only the rows' side",
+        6,
+        f"{_RELOAD}:_Walk._left_over",
+        "self._write(some)",
+        "pass",
+        _LOST,
+        _set("bad"),
+    ),
+    Mutant(
+        "walk: only the documents' side",
+        6,
+        f"{_RELOAD}:_Walk._put",
+        "if keys:",
+        'if keys and self.part.what != "rows":',
+        _LOST,
+        _set("bad"),
+    ),
+    Mutant(
+        "walk: what is parked is not settled",
+        6,
+        f"{_RELOAD}:_Walk._put",
+        'tx.delete(ledger.PARKED, {"_id": {"$in": settled}})',
+        "None",
+        _set("lost slot", "bad"),
+        _set("unique"),
+        survives="what is parked is retried at the end of a history: tests/integration/test_reload.py",
+    ),
+    Mutant(
+        "walk: a robbed one writes on",
+        5,
+        f"{_RELOAD}:_Walk._transact",
+        "ledger.claim(tx, self.claim)",
+        "None",
+        _set("lost slot", "crash", "delete"),
+        _set("bad"),
+        mood={"busy": 0.4, "pauses": 20},
+        rare=True,
+    ),
+    Mutant(
+        "walk: who was robbed keeps the claim",
+        5,
+        f"{_LEDGER}:take_from_anyone",
+        'tx.delete(CLAIMS, {"run": {"$in": sorted(str(holder) for holder in robbed)}})',
+        "None",
+        _set("lost slot", "crash", "delete"),
+        _set("bad"),
+        mood={"busy": 0.4, "pauses": 20},
+        rare=True,
+    ),
+    Mutant(
+        "walk: parts of the one before count, also of another walk",
+        6,
+        f"{_RELOAD}:Reload._take",
+        "set() if ends else was_held",
+        "set(self._tables)",
+        _set("lost slot", "crash", "delete"),
+        _set("bad"),
+        rare=True,
+    ),
+    Mutant(
+        "walk: nobody waits until all is shown",
+        6,
+        f"{_RELOAD}:Reload.walk",
+        "await_shown(session)",
+        "None",
+        _LOST,
+        _set("bad"),
+        rare=True,
+    ),
+    Mutant(
+        "heal: what the old slot sent is applied",
+        6,
+        f"{_LEDGER}:take_from_anyone",
+        "ends.get(position.partition, 0)",
+        "0",
+        _LOST,
+        _set("bad"),
+    ),
+    Mutant(
+        "heal: the slot comes before the hold",
+        6,
+        f"{_RENEW}:replace_slot",
+        "take(ends())",
+        "(lambda found: (make(), take(found)))(ends())",
+        _LOST,
+        _set("bad"),
+    ),
+    Mutant(
+        "a load takes a walk's hold",
+        5,
+        f"{_LEDGER}:take",
+        "not position.holder.startswith(takes_over)",
+        "False",
+        _set("lost slot", "load", "crash"),
+        _set("bad"),
+        rare=True,
     ),
     # 7: truncate
     Mutant(

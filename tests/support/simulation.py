@@ -26,7 +26,9 @@ import orjson
 from bson import Decimal128, ObjectId
 
 import consumers.worker as worker_module
+import sync.snapshot.lease as lease_module
 import sync.snapshot.load as load_module
+import sync.snapshot.reload as reload_module
 from connectors.errors import Moved, Refused, ServerGone, Unappliable, Unavailable, UniqueTaken
 from connectors.mongo import client, ledger
 from connectors.postgres.catalog import Column, Table
@@ -37,6 +39,7 @@ from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan
 from consumers.worker import Worker
 from sync.settings import Limits
+from sync.setup.renew import replace_slot
 from tests.support.memory_mongo import Document, MemoryMongo, MemoryTransactions
 from tests.support.memory_postgres import (
     Blocked,
@@ -217,6 +220,8 @@ FEATURES = (
     "tagged",
     "leftovers",
 )
+#: drawn apart, so that the histories of before stay as they were: rows are read again under a hold; a slot is lost
+LATER_FEATURES = ("reload", "lost slot")
 #: rare meetings, made likely: the tables, what is on, what is off
 THEMES: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
     ((TEAMS,), {"unique", "swap"}, {"load", "truncate"}),
@@ -261,6 +266,8 @@ class World:
         if rng.random() < 0.5:
             tables, on, off = rng.choice(THEMES)
             self.features = (self.features | on) - off
+        later = random.Random(self.seed ^ 0x5EED)
+        self.features |= {f for f in LATER_FEATURES if later.random() < 0.25}
         self.features = (self.features | self.only) - self.without
         if self.script is not None:
             self.features &= self.script.features
@@ -293,6 +300,7 @@ class World:
         )
         self.store.fate = self._fate
         self.sent = self.confirmed = 0
+        self.slot = True
         self.actors: list[Actor] = []
         self.serial = 0
         self.slot_snapshot: Any = None
@@ -336,7 +344,7 @@ class World:
                 self._leave_documents()
         for name in self.pg.sources:
             ends = dict.fromkeys(self.topics.of(name), 0)
-            ledger.add_positions(self.store.db, name, "id", ends)  # type: ignore[arg-type]
+            ledger.add_positions(self.store.db, name, "id", ends, self.plan.digest)  # type: ignore[arg-type]
             if not loaded:
                 for partition in self.topics.of(name):
                     position = self.store.collection(ledger.POSITIONS)[partition.id]
@@ -402,8 +410,11 @@ class World:
         }
         with ExitStack() as stack:
             stack.enter_context(patch.object(worker_module, "time", time))
-            for name, twin in patches.items():
-                stack.enter_context(patch.object(load_module, name, twin))
+            patches["CurrentRows"] = lambda *_: self.rows
+            for module in (load_module, lease_module, reload_module):
+                for name, twin in patches.items():
+                    if name in vars(module):
+                        stack.enter_context(patch.object(module, name, twin))
             yield
 
     # -- time and chance -----------------------------------------------------------------------------------------
@@ -518,6 +529,8 @@ class World:
                 self._end,
                 self._repeat,
                 self._load,
+                self._reload,
+                self._lose_slot,
             ),
             (
                 30 if alone else 12,
@@ -527,6 +540,8 @@ class World:
                 1 if paused and "crash" in on else 0,
                 1 if "repeat" in on else 0,
                 3 if held and not deep else 0,
+                self._wants_reload() if not deep else 0,
+                0.3 if "lost slot" in on and self.slot else 0,
             ),
         )
         step()
@@ -558,7 +573,13 @@ class World:
                 if next(session, "over") == "over":
                     self.sessions.remove(session)
 
+    def _lose_slot(self) -> None:
+        self.say("the slot is lost")
+        self.slot = False
+
     def _send(self) -> None:
+        if not self.slot:
+            return
         if self.sent == len(self.pg.wal):
             self.confirmed = self.sent
             return
@@ -808,8 +829,9 @@ class World:
         finally:
             self.stack.pop()
 
-    def _held(self) -> bool:
-        return any(p["holder"] for p in self.store.collection(ledger.POSITIONS).values())
+    def _held(self, kind: str = "") -> bool:
+        holders = (p["holder"] for p in self.store.collection(ledger.POSITIONS).values())
+        return any(holder and holder.startswith(kind) for holder in holders)
 
     def _load(self) -> None:
         self.serial += 1
@@ -832,6 +854,51 @@ class World:
                 self.say(f"{actor.name} ends: {error}")
 
         self._as(actor, body)
+
+    def _wants_reload(self) -> float:
+        """How soon somebody reads rows again."""
+        if not self.slot or self._held(ledger.WALK):
+            return 2
+        return 0.5 if "reload" in self.features and not self._held() else 0
+
+    def _reload(self) -> None:
+        """Read some tables again; all of them, behind a new slot, where it was lost."""
+        self.serial += 1
+        actor = Actor(f"reload{self.serial}")
+        limits = Limits(chunk_rows=self.rng.choice((1, 2)), load_rows=self.rng.choice((1, 2, 5)))
+        some = [name for name in self.plan.documents if self.rng.random() < 0.7]
+        tables = [t for name in some for t in self.plan.declared.collections[name].tables]
+
+        def body() -> None:
+            nothing: Any = SimpleNamespace(database="test")
+            again = reload_module.Reload(
+                nothing,
+                nothing,
+                self.plan,
+                limits,
+                log=lambda message, **facts: self.say(f"{actor.name}: {message} {facts}"),
+            )
+            try:
+                with again.leased():
+                    if self.slot:
+                        again.take(tables)
+                    else:
+                        replace_slot(
+                            stop=lambda: self.moment("the connector is taken away"),
+                            ends=lambda: {p: len(log) for p, log in self.topics.logs.items()},
+                            take=lambda ends: again.take(self.plan.tables, ends),
+                            make=self._new_slot,
+                        )
+                    again.walk()
+            except (Unavailable, Refused, Unappliable) as error:
+                self.say(f"{actor.name} ends: {error}")
+
+        self._as(actor, body)
+
+    def _new_slot(self) -> None:
+        self.moment("new slot")
+        self.slot, self.sent = True, len(self.pg.wal)
+        self.confirmed = self.sent
 
     def _export(self, source: object) -> Any:
         self.moment("export snapshot")
@@ -862,6 +929,10 @@ class World:
             if not self.sessions:
                 break
             self._source_step()
+        self.stack.pop()
+        if not self.slot:
+            self._reload()
+        self.stack.append(me)
         while self.sent < len(self.pg.wal):
             self._send()
         self.stack.pop()
@@ -876,6 +947,8 @@ class World:
                 self._work(actor, 12)
             if self._held():
                 self._load()
+            if self._held(ledger.WALK):
+                self._reload()
         else:
             raise Failed(f"it does not come to rest: {self._unrest()}")
         self.clock += 1_000
