@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from connectors.debezium.config import CONVERTER
 from connectors.debezium.connect import PLUGIN
 from connectors.postgres.catalog import Table
 from connectors.postgres.slots import ServerFacts
@@ -14,6 +15,7 @@ from connectors.postgres.slots import ServerFacts
 OLDEST = 150_000
 #: earlier ones lose events of one LSN around a restart: docs/adr/0006-debezium-3-7.md
 OLDEST_DEBEZIUM = (3, 7)
+OLDEST_CONNECT = (3, 5)
 
 
 class Complaint(NamedTuple):
@@ -128,6 +130,14 @@ def of_connect(plugins: Mapping[str, str]) -> list[Complaint]:
             Complaint(
                 f"Kafka Connect has Debezium {plugins[PLUGIN]}, which loses rows of a COPY when it is restarted in it",
                 "install debezium-connector-postgres 3.7 or later (dbz#1554) and restart Connect",
+            )
+        ]
+    # one that is not listed is of a Connect that has no exactly-once either, and is refused for that
+    if older_than(plugins.get(CONVERTER, ""), OLDEST_CONNECT):
+        return [
+            Complaint(
+                f"Kafka Connect is of version {plugins[CONVERTER]}, which puts a column's DEFAULT in place of NULL",
+                "install Kafka Connect 3.5 or later (KIP-581)",
             )
         ]
     return []

@@ -14,6 +14,7 @@ from typing import Any
 from connectors.debezium.envelope import KEY_FIELD
 from connectors.settings import ConnectEndpoint, KafkaEndpoint, SourceEndpoint
 
+CONVERTER = "org.apache.kafka.connect.json.JsonConverter"
 HEARTBEAT_INTERVAL_MS = 1_000
 #: as setup gives it to the topics: Connect's producer would refuse more than 1 MB of its own accord
 LONGEST_RECORD_BYTES = 20 << 20
@@ -91,10 +92,13 @@ def wanted(
         "retriable.restart.connector.wait.ms": "2000",
         "poll.interval.ms": "50",
         "producer.override.max.request.size": str(LONGEST_RECORD_BYTES),
-        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "key.converter": CONVERTER,
         "key.converter.schemas.enable": "false",
-        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        # true by default: a NULL in a column with a DEFAULT would arrive as that default (now() as 1970)
+        "key.converter.replace.null.with.default": "false",
+        "value.converter": CONVERTER,
         "value.converter.schemas.enable": "false",
+        "value.converter.replace.null.with.default": "false",
         "transforms": "wrap",
         "transforms.wrap.type": "org.apache.kafka.connect.transforms.HoistField$Key",
         "transforms.wrap.field": KEY_FIELD,

@@ -89,8 +89,8 @@ class Connect:
             time.sleep(0.3)
 
     def plugins(self) -> dict[str, str]:
-        """Installed connectors: class -> version."""
-        found = self._json(self.call("GET", "/connector-plugins"))
+        """Installed connectors and converters: class -> version."""
+        found = self._json(self.call("GET", "/connector-plugins?connectorsOnly=false"))
         return {plugin["class"]: str(plugin.get("version", "")) for plugin in found}
 
     def complaints(self, config: Mapping[str, str]) -> list[str]:

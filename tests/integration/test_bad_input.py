@@ -380,14 +380,14 @@ def test_a_connect_that_is_away_or_no_connect_is_told(operator: Operator) -> Non
         assert told["error"] == "ConnectRefused"
         assert "does not answer as Kafka Connect does" in told["what"]
         assert operator.status(CONNECT_URL=url)["Connect"]["ok"] is False
-    with _answering({"/connector-plugins": b"<html>"}) as url:
+    with _answering({"/connector-plugins?connectorsOnly=false": b"<html>"}) as url:
         assert operator.refused("setup", CONNECT_URL=url)["error"] == "ConnectRefused"
 
 
 def test_a_connect_without_exactly_once_is_refused_before_anything_is_made(operator: Operator) -> None:
     complaint = {"value": {"name": "exactly.once.support", "errors": ["not enabled on the worker"]}}
     answers = {
-        "/connector-plugins": json.dumps([{"class": PLUGIN}]).encode(),
+        "/connector-plugins?connectorsOnly=false": json.dumps([{"class": PLUGIN}]).encode(),
         f"/connector-plugins/{PLUGIN}/config/validate": json.dumps({"configs": [complaint]}).encode(),
     }
     with _answering(answers) as url:

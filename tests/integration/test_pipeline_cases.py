@@ -16,6 +16,10 @@ from tests.support.until import until
 
 TABLES = """
 CREATE TABLE keyed (id bigint PRIMARY KEY, v text, u text UNIQUE);
+CREATE TABLE defaults (id bigint PRIMARY KEY DEFAULT 7, i integer DEFAULT 5, t text DEFAULT 'a text',
+                       b boolean DEFAULT true, at timestamptz DEFAULT now(), day date DEFAULT '2024-02-29',
+                       n numeric(5, 2) DEFAULT 1.5, u uuid DEFAULT gen_random_uuid(), j jsonb DEFAULT '{}',
+                       r real DEFAULT 0.5, by bytea DEFAULT 'bytes');
 CREATE TABLE places (id bigint PRIMARY KEY, place integer UNIQUE DEFERRABLE INITIALLY IMMEDIATE);
 CREATE TABLE letters (id bigint PRIMARY KEY, status text, body text, note text);
 ALTER TABLE letters ALTER COLUMN body SET STORAGE EXTERNAL;
@@ -31,6 +35,7 @@ CREATE TABLE tree (id bigint PRIMARY KEY, parent_id bigint REFERENCES tree ON DE
 MAPPING = """
 version: 1
 collections:
+  defaults: {from: public.defaults}
   keyed: {from: public.keyed, indexes: [{keys: {u: 1}, unique: true, partial: {u: {$type: string}}}]}
   places: {from: public.places, indexes: [{keys: {place: 1}, unique: true, partial: {place: {$type: number}}}]}
   letters: {from: public.letters, where: "status = 'open'"}
@@ -63,7 +68,7 @@ def running(stack: Addresses, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture
 def on(running: Pipeline) -> Iterator[Pipeline]:
     """With all tables empty, and in agreement at the end."""
-    running.sql.execute("TRUNCATE keyed, places, letters, clubs, members, tags, tree")
+    running.sql.execute("TRUNCATE keyed, defaults, places, letters, clubs, members, tags, tree")
     running.wait()
     yield running
     running.agree()
@@ -95,6 +100,19 @@ def test_an_insert_that_waited_for_a_delete_of_its_key_stays_though_its_lsn_is_l
         waiting.join()
     on.wait()
     assert [d["v"] for d in on.all("keyed")] == ["new"]
+
+
+def test_null_stays_null_in_a_column_with_a_default(on: Pipeline) -> None:
+    """Connect's converters put a column's default where there is nothing, unless they are told not to."""
+    columns = ("i", "t", "b", "at", "day", "n", "u", "j", "r", "by")
+    on.sql.execute("INSERT INTO defaults (id) VALUES (1), (2)")
+    on.sql.execute(f"UPDATE defaults SET {', '.join(f'{c} = NULL' for c in columns)} WHERE id = 1")
+    on.sql.execute(f"INSERT INTO defaults VALUES (3{', NULL' * len(columns)})")
+    on.wait()
+    nothing = dict.fromkeys(columns)
+    one, two, three = on.all("defaults")
+    assert [{c: d[c] for c in columns} for d in (one, three)] == [nothing, nothing]
+    assert None not in two.values()
 
 
 def test_delete_and_insert_of_a_key_in_one_transaction(on: Pipeline) -> None:

@@ -57,6 +57,7 @@ def test_connect_may_see_postgresql_elsewhere() -> None:
         ("binary.handling.mode", "bytes"),  # as text a TOASTed bytea that was not sent arrives as null
         ("transforms.wrap.field", "k"),
         ("key.converter.schemas.enable", "false"),
+        ("value.converter.replace.null.with.default", "false"),
     ],
 )
 def test_what_the_write_rule_rests_on(name: str, value: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from connectors.debezium.config import CONVERTER
 from connectors.debezium.connect import PLUGIN
 from connectors.errors import ServerGone
 from connectors.mongo.probe import TargetFacts
@@ -118,6 +119,9 @@ def test_tables_that_setup_refuses_are_errors_each() -> None:
 def test_connect() -> None:
     assert not told(assess.assess_connect({PLUGIN: "3.7.0.Final"}, []))
     assert told(assess.assess_connect({}, [])) == [(Level.ERROR, "plugin")]
+    assert not told(assess.assess_connect({PLUGIN: "3.7.0.Final", CONVERTER: "3.5.0"}, []))
+    puts_defaults = assess.assess_connect({PLUGIN: "3.7.0.Final", CONVERTER: "3.4.1"}, [])
+    assert told(puts_defaults) == [(Level.ERROR, "plugin")]
     old = {PLUGIN: "3.6.3.Final"}
     complaints = ["exactly.once.support: no", "database.hostname: cannot be reached"]
     assert told(assess.assess_connect(old, complaints)) == [
