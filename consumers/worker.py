@@ -110,6 +110,7 @@ class Worker:
         batch_bytes: int = 8_000_000,
         compaction_lag_ms: int = 0,
         has_columns: Callable[[str, frozenset[str]], bool] = lambda table, columns: True,
+        same_tables: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.stream, self.transactions, self.rows, self.plan = (
             name,
@@ -121,6 +122,7 @@ class Worker:
         self.placeholder, self.topic_ids, self.log = placeholder, topic_ids, log
         self.batch_events, self.batch_bytes = batch_events, batch_bytes
         self.compaction_lag_ms, self.has_columns = compaction_lag_ms, has_columns
+        self.same_tables = same_tables
         self._tables: dict[str, str] = {}
         self._stop: Callable[[], bool] = lambda: False
         self._told_shapes: set[tuple[str, frozenset[str]]] = set()
@@ -373,7 +375,10 @@ class Worker:
             self._seen = None
         unseen = {e.tx for _, e in batch.events if e.tx is not None and not self._is_old(e.tx)}
         while unseen:
-            shown = self._seen = self.rows.visible_now()
+            shown = self.rows.visible_now()
+            # whatever an event shown by this was written under has been committed by now
+            self.same_tables()
+            self._seen = shown
             self._looked = time.monotonic()
             unseen = {tx for tx in unseen if not shown.shows(tx)}
             if unseen:
@@ -403,7 +408,7 @@ class Worker:
         pause = 0.004
 
         def whole(tx: Transaction) -> None:
-            work(tx, ledger.advance(tx, moves, self.plan.digest))
+            work(tx, ledger.advance(tx, moves, self.plan.follows))
 
         while True:
             try:

@@ -20,6 +20,7 @@ from connectors.errors import (
     NotComplete,
     NotSetUp,
     Refused,
+    SchemaChanged,
     SourceReplaced,
     SyncError,
 )
@@ -44,7 +45,7 @@ from sync.lag.token import Completeness, Standing, Token, parse_target
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
 from sync.settings import Known, Settings
-from sync.setup import target
+from sync.setup import schema, target
 from sync.setup.make import Setup, SetupReport, Teardown, load_plan
 from sync.setup.renew import Renewal, healed
 from sync.snapshot.lease import LEASE_S
@@ -154,12 +155,13 @@ def snapshot(
         slot_snapshot = prepared.slot_snapshot if prepared else None
         if slot_snapshot is not None:
             stack.enter_context(slot_snapshot)
-        with connect(settings.source, name="tandem snapshot") as session:
-            plan = load_plan(settings, session)
-            facts = slots.server_facts(session)
         db = mongo.connect(settings.target, name="tandem snapshot")
         stack.callback(db.client.close)
+        with connect(settings.source, name="tandem snapshot") as session:
+            plan = load_plan(settings, session, schema.known(db))
+            facts = slots.server_facts(session)
         _check_pipeline(db, plan, facts)
+        schema.demand_taken_over(db, plan)
         loader = Loader(
             settings.source,
             settings.target,
@@ -216,15 +218,16 @@ def reload(
     """Read the rows of these collections again while the stream goes on; with none, what is due. dry_run: only say
     what that would be."""
     with ExitStack() as stack:
-        with connect(settings.source, name="tandem reload") as session:
-            plan = load_plan(settings, session)
-            facts = slots.server_facts(session)
         db = mongo.connect(settings.target, name="tandem reload")
         stack.callback(db.client.close)
+        with connect(settings.source, name="tandem reload") as session:
+            plan = load_plan(settings, session, schema.known(db))
+            facts = slots.server_facts(session)
         positions = ledger.positions(db).values()
         if not positions:
             raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
         _check_pipeline(db, plan, facts)
+        schema.demand_taken_over(db, plan)
         declared = plan.declared.collections
         if unknown := sorted(set(collections) - set(plan.documents)):
             raise MappingInvalid(
@@ -255,8 +258,10 @@ def reload(
 def heal(settings: Settings, log: Log, *, force: bool = False, watch: Watch | None = None) -> ReloadReport:
     """Make a new slot in place of one that is lost, and read every row again."""
     with ExitStack() as stack:
+        db = mongo.connect(settings.target, name="tandem heal")
+        stack.callback(db.client.close)
         with connect(settings.source, name="tandem heal") as session:
-            plan = load_plan(settings, session)
+            plan = load_plan(settings, session, schema.known(db))
         again = stack.enter_context(_reload(settings, plan, log))
         stack.enter_context(again.leased())
         renewal = Renewal(settings, log)
@@ -290,7 +295,8 @@ class Consumers:
         self._until: Lsn | None = None
         self._refused = 0
         self._checked = self._looked = time.monotonic()
-        self._digest = ""
+        self._digest, self._versions = "", dict[str, str]()
+        self._walk: threading.Thread | None = None
         self.tally = Tally()
 
     def run(self, stop: Callable[[], bool]) -> Tally:
@@ -299,10 +305,30 @@ class Consumers:
             try:
                 self._follow(stop)
                 return self.tally
+            except SchemaChanged as error:
+                self._take_over(error)
             except SyncError as error:
                 if not self._has_changed(error, stop):
                     raise
-                self.log("the mapping has changed: going on by the new one")
+                self.log("the mapping, or a table, has changed: going on by the new one")
+
+    def _take_over(self, met: SchemaChanged) -> None:
+        """Do about a table that has changed what the mapping says. Raises SchemaChanged where that is to stop."""
+        settings = self.settings
+        db = mongo.connect(settings.target, name="tandem consumer")
+        try:
+            with connect(settings.source, name="tandem consumer") as session, translated(settings.source):
+                changes = schema.Changes.of(
+                    db, session, lambda known: load_plan(settings, session, known), asked=False
+                )
+            if not changes.differ and schema.is_taken_over(db, changes.plan):
+                raise met
+        finally:
+            db.client.close()
+        self.log(
+            "tables have changed: taking them over", tables="; ".join(changes.told) or "nothing to read again"
+        )
+        Setup(settings, self.log, by_itself=True).run()
 
     def _has_changed(self, met: SyncError, stop: Callable[[], bool]) -> bool:
         """Whether the pipeline follows another mapping since this began, and the mapping file is that one."""
@@ -313,6 +339,8 @@ class Consumers:
         try:
             while not stop():
                 followed = (ledger.state(db, "pipeline") or {}).get("mapping")
+                if followed == self._digest and ledger.versions(db) != self._versions:
+                    return True  # a table was taken over by another consumer
                 if followed != self._digest:
                     declared = spec.load(self.settings.mapping)
                     return digest_of(declared) == followed
@@ -326,18 +354,19 @@ class Consumers:
     def _follow(self, stop: Callable[[], bool]) -> None:
         settings = self.settings
         with ExitStack() as stack:
-            with connect(settings.source, name="tandem consumer") as session:
-                plan = load_plan(settings, session)
-                facts = slots.server_facts(session)
             # the worker waits and asks again by itself, and a signal should not have to wait for long
             db = mongo.connect(settings.target, timeout_ms=5_000, name="tandem consumer")
             stack.callback(db.client.close)
+            with connect(settings.source, name="tandem consumer") as session:
+                plan = load_plan(settings, session, schema.known(db))
+                facts = slots.server_facts(session)
             admin = stack.enter_context(Admin(settings.kafka))
             topics = [config.topic_of(settings.kafka.topic_prefix, table) for table in plan.tables]
             if not ledger.positions(db):
                 raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
             _check_pipeline(db, plan, facts)
-            self._digest = plan.digest
+            self._digest, self._versions = plan.digest, ledger.versions(db)
+            schema.demand_taken_over(db, plan)
             rows = CurrentRows(settings.source)
             stack.callback(rows.close)
             complete = Completeness(settings.source, db, admin)
@@ -359,6 +388,7 @@ class Consumers:
                 batch_bytes=settings.limits.batch_bytes,
                 compaction_lag_ms=settings.kafka.compaction_lag_hours * 3_600_000,
                 has_columns=lambda table, columns: self._has_columns(table, columns),
+                same_tables=lambda: schema.demand_same(plan, rows.versions(list(plan.tables))),
             )
             stack.callback(worker.close)
             worker.tally = self.tally
@@ -367,6 +397,23 @@ class Consumers:
                 self._until = complete.now()
             self.log("consuming", topics=len(topics), group=settings.kafka.group_id, name=self.name)
             worker.run(stop, lambda: self._enough(db, admin, plan, complete))
+
+    def _read_again(self, db: Database, plan: Plan) -> None:
+        """Read tables again that have changed, beside the stream; the one who does is any of the consumers."""
+        wanted = [job.table for job in ledger.rereads(db) if job.by_itself]
+        busy = self._walk is not None and self._walk.is_alive()
+        if not wanted or busy or ledger.load_lives(db, LEASE_S, ledger.WALK):
+            return
+
+        def walk() -> None:
+            try:
+                with _reload(self.settings, plan, self.log) as again:
+                    again.reload(wanted)
+            except SyncError as error:  # recorded as it is, it is tried again
+                self.log(f"reading again: {error.what}", remedy=error.remedy)
+
+        self._walk = threading.Thread(target=walk, daemon=True, name="walk")
+        self._walk.start()
 
     def _has_columns(self, table: str, columns: frozenset[str]) -> bool:
         """Whether a table has any of these columns now."""
@@ -387,6 +434,9 @@ class Consumers:
             self._checked = time.monotonic()
         if time.monotonic() - self._looked > _LOOK_EVERY_S:
             _check_mapping(db, plan)
+            with translated(self.settings.source):
+                schema.demand_same(plan, catalog.versions(complete.session, list(plan.tables)))
+            self._read_again(db, plan)
             self._looked = time.monotonic()
         if self._unique:
             ready = _caught_up(db, admin, plan)
@@ -398,10 +448,12 @@ class Consumers:
         if self._until is None:
             return False
         standing = complete.look(self._until)
+        mine = {job.table for job in ledger.rereads(db) if job.by_itself}
+        waiting = [table for table in (*standing.held, *standing.rereads) if table not in mine]
         lives = any(ledger.load_lives(db, LEASE_S, kind) for kind in (ledger.LOAD, ledger.WALK))
-        if (standing.held or standing.rereads) and not lives:
+        if waiting and not lives:
             raise NotComplete(
-                f"not loaded yet: {', '.join(dict.fromkeys((*standing.held, *standing.rereads)))}",
+                f"not loaded yet: {', '.join(dict.fromkeys(waiting))}",
                 remedy="run `tandem snapshot` first, or beside this",
             )
         if standing.parked and len(standing.missing) == 1:
@@ -489,8 +541,9 @@ def verify(
     declared = _with_collections(settings.mapping, collections or ())
     with ExitStack() as stack:
         complete = _completeness(settings, stack)
+        left_out = {table: of.ignored for table, of in schema.known(complete.db).items()}
         return run_verify(
-            declared,
+            schema.leaving_out(declared, left_out),
             settings.source,
             settings.target,
             collections=collections,

@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -55,7 +55,7 @@ class Position:
     holder: str | None
     mark: Lsn
     topic_id: str
-    #: the mapping that whoever writes its rows has to follow; empty: any
+    #: what whoever writes its rows has to go by: `Plan.follows`; empty: anything
     plan: str = ""
 
     @classmethod
@@ -95,6 +95,20 @@ def set_state(db: Database, name: str, **fields: object) -> None:
     """Set fields of one, which is made where there is none."""
     with translated():
         db[STATE].update_one({"_id": name}, {"$set": fields}, upsert=True)
+
+
+def versions(db: Database) -> dict[str, str]:
+    """The version of each table that was taken over."""
+    with translated():
+        found = [d for d in db[STATE].find({}) if d["_id"].startswith("schema/")]
+    return {d["_id"].removeprefix("schema/"): d["version"] for d in found}
+
+
+def left_out(db: Database) -> list[str]:
+    """Columns that were added since their table was taken over, and are ignored."""
+    with translated():
+        found = [d for d in db[STATE].find({}) if d["_id"].startswith("schema/")]
+    return [f"{d['_id'].removeprefix('schema/')}.{column}" for d in found for column in d["ignored"]]
 
 
 def add_positions(
@@ -245,7 +259,7 @@ def load_ended(db: Database, run: str, kind: str = LOAD) -> None:
 
 # -- in a transaction --------------------------------------------------------------------------------------------
 def advance(
-    tx: Transaction, moves: Mapping[Partition, tuple[int, int]], plan: str = ""
+    tx: Transaction, moves: Mapping[Partition, tuple[int, int]], follows: Callable[[str], str] = lambda _: ""
 ) -> dict[Partition, Lsn]:
     """Move positions from start to end by compare-and-set; returns each one's truncate watermark.
 
@@ -262,7 +276,7 @@ def advance(
                 at=position.at if position else "unknown",
                 holder=position.holder if position else "none",
             )
-        _same_plan(position, plan)
+        _same_plan(position, follows)
     writes: list[Write] = [
         write("set", partition.id, {"at": Int64(end)}) for partition, (_, end) in moves.items()
     ]
@@ -270,10 +284,10 @@ def advance(
     return {partition: found[partition].mark for partition in moves}
 
 
-def _same_plan(position: Position, plan: str) -> None:
-    if plan and position.plan and position.plan != plan:
+def _same_plan(position: Position, follows: Callable[[str], str]) -> None:
+    if position.plan and follows(position.table) not in ("", position.plan):
         raise MappingChanged(
-            "the mapping is no longer the one that this process follows",
+            "the mapping, or a table, is no longer the one that this process follows",
             remedy="start it again with the mapping that `tandem setup` was run with",
             table=position.table,
         )
@@ -304,12 +318,18 @@ def mark(tx: Transaction, table: str, lsn: Lsn) -> Lsn:
     return highest
 
 
-def take(tx: Transaction, tables: Sequence[str], run: str, takes_over: str, plan: str = "") -> None:
+def take(
+    tx: Transaction,
+    tables: Sequence[str],
+    run: str,
+    takes_over: str,
+    follows: Callable[[str], str] = lambda _: "",
+) -> None:
     """Hold all partitions of these tables for a run. Who holds them now has to be free to rob: takes_over is the
     prefix of such holders. Raises Moved where another kind of writer, or nobody, holds one, MappingChanged where
     another plan is to be followed."""
     for position in map(Position.of, tx.find(POSITIONS, {"table": {"$in": list(tables)}})):
-        _same_plan(position, plan)
+        _same_plan(position, follows)
         if position.holder is None or not position.holder.startswith(takes_over):
             raise Moved(
                 f"{position.table} is held by {position.holder or 'nobody: it streams already'}",
@@ -319,13 +339,17 @@ def take(tx: Transaction, tables: Sequence[str], run: str, takes_over: str, plan
 
 
 def take_from_anyone(
-    tx: Transaction, tables: Sequence[str], run: str, plan: str, ends: Mapping[Partition, int]
+    tx: Transaction,
+    tables: Sequence[str],
+    run: str,
+    follows: Callable[[str], str],
+    ends: Mapping[Partition, int],
 ) -> set[str]:
     """Hold all partitions of these tables for a walk; whoever held one can write no more. Returns the tables that an
     earlier walk held. ends: what lies before these offsets is not to be applied. Raises MappingChanged."""
     found = [Position.of(d) for d in tx.find(POSITIONS, {"table": {"$in": list(tables)}})]
     for position in found:
-        _same_plan(position, plan)
+        _same_plan(position, follows)
     robbed = {p.holder for p in found if p.holder not in (None, UNLOADED, run)}
     tx.delete(CLAIMS, {"run": {"$in": sorted(str(holder) for holder in robbed)}})
     for position in found:

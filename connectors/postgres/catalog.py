@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres.client import Session
@@ -26,6 +26,8 @@ class Column:
     #: its collation as SQL, empty where the type has none
     collation: str = ""
     of: Type | None = None
+    #: pg_attribute.attnum: one that was dropped and made again has another
+    number: int = 0
 
     @property
     def resolved(self) -> Type:
@@ -39,7 +41,8 @@ class Table:
 
     kind: pg_class.relkind. replica_identity: pg_class.relreplident. persistence: pg_class.relpersistence.
     has_children: other tables inherit from it.
-    rows: the planner's estimate, -1 where it has none.
+    rows: the planner's estimate, -1 where it has none. version: every change of its columns alters it. since:
+    events below this LSN may be from before it was so.
     """
 
     name: str
@@ -50,6 +53,8 @@ class Table:
     persistence: str
     has_children: bool
     rows: int
+    version: str = ""
+    since: int = 0
 
     @property
     def schema(self) -> str:
@@ -79,14 +84,44 @@ WHERE n.nspname || '.' || c.relname = ANY(%s) AND c.relkind IN ('r', 'p', 'v', '
 _COLUMNS = """
 SELECT a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, a.attgenerated <> '', format_type(a.atttypid, -1),
        coalesce((SELECT quote_ident(n.nspname) || '.' || quote_ident(c.collname)
-                 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation), '')
+                 FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace WHERE c.oid = a.attcollation), ''),
+       a.attnum
 FROM pg_attribute a WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """
 
 
+# xmin: a column that is changed and changed back is another one all the same
+_VERSIONS = """
+SELECT n.nspname || '.' || c.relname, md5(
+    string_agg(concat_ws(':', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attgenerated, a.xmin::text, d.xmin::text),
+               ',' ORDER BY a.attnum)
+    || coalesce((SELECT i.indkey::text FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary), ''))
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated <> ''
+WHERE n.nspname || '.' || c.relname = ANY(%s) AND c.relkind IN ('r', 'p')
+GROUP BY c.oid, n.nspname, c.relname
+"""
+
+
+def versions(session: Session, names: Sequence[str]) -> dict[str, str]:
+    """The version of each of these tables that exist."""
+    return dict(session.execute(_VERSIONS, [list(names)]).fetchall())
+
+
 def tables(session: Session, names: Sequence[str]) -> dict[str, Table]:
-    """The named tables that exist, by name (`schema.table`)."""
-    found, types = {}, Types(session)
+    """The named tables that exist, by name (`schema.table`), all as they were at one moment."""
+    while True:
+        before = versions(session, names)
+        found = _tables(session, names, before)
+        if versions(session, names) == before:
+            return found
+
+
+def _tables(session: Session, names: Sequence[str], known: Mapping[str, str]) -> dict[str, Table]:
+    found: dict[str, Table] = {}
+    types = Types(session)
     for name, oid, kind, identity, persistence, has_children, rows, key in session.execute(
         _TABLES, [list(names)]
     ).fetchall():
@@ -101,6 +136,7 @@ def tables(session: Session, names: Sequence[str]) -> dict[str, Table]:
             persistence,
             has_children,
             rows,
+            known.get(name, ""),
         )
     return found
 
@@ -114,9 +150,10 @@ def _column(
     generated: bool,
     cast: str,
     collation: str,
+    number: int,
 ) -> Column:
     of = types.type(oid, modifier)
-    return Column(name, of.name, not_null, generated, cast, collation, of)
+    return Column(name, of.name, not_null, generated, cast, collation, of, number)
 
 
 def similar_names(session: Session, name: str) -> list[str]:

@@ -11,7 +11,7 @@ from psycopg.types.numeric import Int4BinaryLoader, Int8BinaryLoader
 from psycopg.types.string import ByteaBinaryLoader
 
 from connectors.positions import Lsn, Snapshot
-from connectors.postgres import slots
+from connectors.postgres import catalog, slots
 from connectors.postgres.client import Session, connect, translated
 from connectors.settings import SourceEndpoint
 
@@ -198,6 +198,11 @@ class CurrentRows:
         """Which transactions a read that begins now would show. Raises Unavailable."""
         with translated(self._source):
             return slots.visible_now(self._session())
+
+    def versions(self, tables: Sequence[str]) -> dict[str, str]:
+        """The versions of tables: `catalog.versions`. Raises Unavailable."""
+        with translated(self._source):
+            return catalog.versions(self._session(), tables)
 
     def read(self, wanted: Mapping[TableRead, Sequence[tuple[Any, ...]]]) -> tuple[dict[str, list[Row]], Lsn]:
         """The rows with these keys that there are, per table, all in one snapshot; and a WAL position read before it.

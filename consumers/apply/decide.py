@@ -57,7 +57,7 @@ def decide(event: ChangeEvent, table: TablePlan) -> RowOp:
     if event.op in (Operation.DELETE, Operation.TOMBSTONE) or event.row is None:
         return Gone(key, event.offset, event.lsn)
     create = event.op is not Operation.UPDATE
-    if event.row.keys() | event.unsent != table.sent:
+    if event.lsn < table.table.since or event.row.keys() | event.unsent != table.sent:
         return Read(key, create, event.offset, event.lsn)
     missing = event.unsent & table.names
     if table.reread or missing & table.needed or (create and missing):

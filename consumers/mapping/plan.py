@@ -29,7 +29,7 @@ Natives = Mapping[str, Any]
 Document = dict[str, Any]
 Key = tuple[KeyValue, ...]
 #: of a collection, what its documents do not depend on
-_BESIDE = {"indexes", "vector_search", "validator"}
+_BESIDE = {"indexes", "vector_search", "validator", "on_schema_change"}
 
 
 #: types whose staged values order in Python as they do in PostgreSQL (texts by code point)
@@ -215,17 +215,23 @@ class Plan:
     arrays: Mapping[str, Mapping[str, RowPlan]]
     groups: tuple[tuple[str, ...], ...]
     declared: spec.Mapping_
+    #: as the file has it, where `declared` leaves out new columns
+    written: spec.Mapping_ | None = None
     _uses: dict[str, list[RowPlan]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def digest(self) -> str:
         """Stands for what is declared: two files with the same meaning have the same one."""
-        return digest_of(self.declared)
+        return digest_of(self.written or self.declared)
+
+    def follows(self, table: str) -> str:
+        """What whoever writes rows of a table has to go by: this mapping, and the table as it is."""
+        return f"{self.digest}/{self.tables[table].table.version}"
 
     def shape_of(self, name: str) -> str:
         """Stands for what a collection's documents are made from, and how: what is declared beside (indexes, a
         validator) does not count."""
-        collection = self.declared.collections[name]
+        collection = (self.written or self.declared).collections[name]
         text = collection.model_dump_json(exclude=_BESIDE)
         shapes: list[spec.Collection | spec.Embed] = [collection, *collection.embed.values()]
         ids = sorted(

@@ -123,6 +123,9 @@ class Validator(_Part):
     properties: dict[str, Any] = {}
 
 
+OnSchemaChange = Literal["ignore", "apply", "stop"]
+
+
 class Collection(_Part):
     """One MongoDB collection. Without `from` only its indexes and validator are made."""
 
@@ -139,6 +142,8 @@ class Collection(_Part):
     indexes: tuple[Index, ...] = ()
     vector_search: tuple[VectorSearch, ...] = ()
     validator: Validator | None = None
+    #: What is done when a table of it changes; the file's own where not given.
+    on_schema_change: OnSchemaChange | None = None
 
     @model_validator(mode="after")
     def _rows_need_a_table(self) -> Collection:
@@ -165,6 +170,8 @@ class Mapping_(_Part):
     """The whole file."""
 
     version: Literal[1]
+    #: ignore: new columns are left out. apply: they are taken in, rows are read again. stop: the consumers stop.
+    on_schema_change: OnSchemaChange = "stop"
     collections: dict[Annotated[str, Field(pattern=r"^[^$\x00.][^$\x00]*$")], Collection] = Field(
         min_length=1
     )

@@ -175,6 +175,8 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
     if (part := _reload(db, found)) is not None:
         report.parts.append(part)
     jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
+    left_out = ledger.left_out(db)
+    jobs += "; left out by on_schema_change: " + ", ".join(left_out) if left_out else ""
     if found.parked:
         with mongo.translated():
             first = db[ledger.PARKED].find_one({}) or {}

@@ -20,7 +20,7 @@ from connectors.mongo.client import Database
 from connectors.mongo.ledger import Position
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition
-from connectors.postgres import slots
+from connectors.postgres import catalog, slots
 from connectors.postgres.client import Session, connect, translated
 from connectors.settings import SourceEndpoint
 
@@ -165,9 +165,19 @@ class Completeness:
                 # one that was dropped and made anew by hand says that it has confirmed what it never sent;
                 # Debezium, whose offset lies before it, does not stream from it
                 return Standing(["nobody streams from the slot: what it says to have sent cannot be trusted"])
+        with translated(self.source):
+            changed = self._changed_tables(positions)
         positions = self._positions()
         self._check_topics(positions)
+        if changed:
+            return Standing([f"changed, and not yet taken over: {', '.join(changed)}"])
         return judge(lsn, self.admin.ends(list(positions)), read_ledger(self.transactions))
+
+    def _changed_tables(self, positions: Mapping[Partition, Position]) -> list[str]:
+        """Tables that are no longer as they were taken over: some rows may have changed without an event."""
+        kept = ledger.versions(self.db)
+        now = catalog.versions(self.session, sorted({p.table for p in positions.values()} & set(kept)))
+        return [table for table, version in now.items() if kept[table] != version]
 
     def _positions(self) -> Mapping[Partition, Position]:
         positions = ledger.positions(self.db)

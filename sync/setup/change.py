@@ -87,13 +87,16 @@ def switch(db: Database, plan: Plan, asked: Change) -> None:
         transactions.repeat(lambda tx: _record(tx, asked))
     finally:
         transactions.close()
+    robbed: set[str] = set()
     with mongo.translated():
         for position in ledger.positions(db).values():
-            if position.plan != plan.digest:
-                _id = position.partition.id
-                db[ledger.POSITIONS].update_one({"_id": _id}, {"$set": {"plan": plan.digest}})
+            if position.table in plan.tables and position.plan != plan.follows(position.table):
+                _id, follows = position.partition.id, plan.follows(position.table)
+                db[ledger.POSITIONS].update_one({"_id": _id}, {"$set": {"plan": follows}})
+                robbed.add(position.holder or "")
         if (ledger.state(db, "pipeline") or {}).get("mapping") != plan.digest:
             db[ledger.CLAIMS].delete_many({})
+        db[ledger.CLAIMS].delete_many({"run": {"$in": sorted(robbed)}})
     ledger.set_state(db, "pipeline", mapping=plan.digest)
 
 

@@ -4,9 +4,9 @@ stopped anywhere is finished by the next."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bson import Int64
 
@@ -25,7 +25,8 @@ from connectors.errors import (
 )
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, schema
+from connectors.mongo import ledger
+from connectors.mongo import schema as collections
 from connectors.mongo.client import Database
 from connectors.positions import Partition
 from connectors.postgres import catalog, slots
@@ -35,7 +36,7 @@ from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan, not_carried
 from sync import requirements
 from sync.settings import Known, Settings
-from sync.setup import change, judge, target
+from sync.setup import change, judge, schema, target
 
 Log = Callable[..., None]
 _HOUR_MS = 3_600_000
@@ -56,16 +57,23 @@ class SetupReport:
         return {"made": self.made, "warnings": self.warnings}
 
 
-def load_plan(settings: Settings | Known, session: Session) -> Plan:
-    """The mapping file, compiled against the source as it is now. Raises MappingInvalid."""
-    declared = spec.load(settings.mapping)
+def load_plan(
+    settings: Settings | Known, session: Session, known: Mapping[str, schema.Known] | None = None
+) -> Plan:
+    """The mapping file, compiled against the source as it is now. Raises MappingInvalid.
+
+    known: tables as they were taken over; what is to be left out of them is.
+    """
+    written = spec.load(settings.mapping)
+    declared = schema.leaving_out(written, {table: of.ignored for table, of in (known or {}).items()})
     with translated(settings.source):
         found = catalog.tables(session, declared.tables)
         lines = spec.Lines.of(settings.mapping)
         missing = [name for name in declared.tables if name not in found]
         if missing:
             raise _missing_tables(declared, missing, lines, session)
-    return compile_plan(declared, found, lines)
+    found = {name: schema.aged(table, (known or {}).get(name)) for name, table in found.items()}
+    return replace(compile_plan(declared, found, lines), written=written)
 
 
 def _missing_tables(
@@ -87,14 +95,18 @@ def _missing_tables(
 class Setup:
     """One run of `tandem setup`."""
 
-    def __init__(self, settings: Settings, log: Log, *, drop_removed: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, log: Log, *, drop_removed: bool = False, by_itself: bool = False
+    ) -> None:
         self.settings, self.log, self.report = settings, log, SetupReport()
-        self.drop_removed = drop_removed
+        self.drop_removed, self.by_itself = drop_removed, by_itself
 
     def run(self) -> SetupReport:
         """Look at everything first, then make what is missing. Raises named errors; can be run again."""
         settings = self.settings
-        with connect(settings.source, name="tandem setup") as session, translated(settings.source):
+        with ExitStack() as stack:
+            session = stack.enter_context(connect(settings.source, name="tandem setup"))
+            stack.enter_context(translated(settings.source))
             plan = load_plan(settings, session)
             facts = slots.server_facts(session)
             slot = slots.slot_facts(session, settings.source.slot)
@@ -107,13 +119,16 @@ class Setup:
             judge.judge_tables({name: t.table for name, t in plan.tables.items()}, mapped)
             self._tell_what_is_reread(plan)
             db = mongo.connect(settings.target, name="tandem setup")
-            try:
-                with Connect(settings.connect) as rest, Admin(settings.kafka) as admin:
-                    wanted = self._wanted_connector(plan, session)
-                    check_connect(rest, wanted)
-                    self._make(session, facts, slot, plan, db, rest, admin, wanted)
-            finally:
-                db.client.close()
+            stack.callback(db.client.close)
+            self._changes = schema.Changes.of(
+                db, session, lambda known: load_plan(settings, session, known), asked=not self.by_itself
+            )
+            plan = self._changes.plan
+            rest = stack.enter_context(Connect(settings.connect))
+            admin = stack.enter_context(Admin(settings.kafka))
+            wanted = self._wanted_connector(plan, session)
+            check_connect(rest, wanted)
+            self._make(session, facts, slot, plan, db, rest, admin, wanted)
         return self.report
 
     def _make(
@@ -156,7 +171,8 @@ class Setup:
 
     def _connector(self, session: Session, rest: Connect, wanted: dict[str, str]) -> None:
         as_wanted = rest.config() == {**wanted, "name": self.settings.connect.connector}
-        rest.put(wanted)
+        if not (as_wanted and self.by_itself):  # each time it begins anew
+            rest.put(wanted)
         if not as_wanted:
             self._made(f"connector {self.settings.connect.connector}")
         if rest.state().failed:
@@ -166,6 +182,8 @@ class Setup:
 
     def _switch(self, db: Database, plan: Plan, asked: change.Change, admin: Admin) -> None:
         """Follow this mapping, and take away what only the old one needed."""
+        self._changes.take_over(db, by_itself=self.by_itself)
+        self.report.warnings += self._changes.told
         change.switch(db, plan, asked)
         self.report.warnings += change.told(asked)
         gone = change.forget(db, plan, asked)
@@ -299,7 +317,7 @@ class Setup:
                 raise TopicMissing(f"Kafka has not made the topic {name}", remedy="run `tandem setup` again")
             topic = there[name]
             ends = admin.ends([Partition(name, n) for n in range(topic.partitions)])
-            ledger.add_positions(db, table, topic.id, ends, plan.digest)
+            ledger.add_positions(db, table, topic.id, ends, plan.follows(table))
             self._keeps_every_event(admin, name)
 
     def _keeps_every_event(self, admin: Admin, name: str) -> None:
@@ -418,9 +436,9 @@ class Teardown:
             names = [config.topic_of(prefix, table) for table in declared.tables]
             names += [p.topic for p in ledger.positions(db)]  # of tables that are no longer mapped
             done += [f"topic {name}" for name in admin.delete([*names, *config.own_topics(prefix)])]
-            there = schema.collection_names(db)
+            there = collections.collection_names(db)
             if drop_collections:
-                schema.drop(db, declared.collections)
+                collections.drop(db, declared.collections)
                 done += [f"collection {name}" for name in declared.collections if name in there]
             target.drop_own(db)
             if there & set(ledger.OWN):

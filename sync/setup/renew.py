@@ -15,6 +15,7 @@ from connectors.positions import Partition
 from connectors.postgres import slots
 from connectors.postgres.client import Session, connect, translated
 from consumers.mapping.plan import Plan
+from sync.setup import schema
 from sync.setup.make import Setup, check_connect, drop_slot, load_plan
 
 Take = Callable[[Mapping[Partition, int]], None]
@@ -44,10 +45,10 @@ class Renewal(Setup):
         """
         settings = self.settings
         with connect(settings.source, name="tandem heal") as session, translated(settings.source):
-            plan = load_plan(settings, session)
+            db = mongo.connect(settings.target, name="tandem heal")
+            plan = load_plan(settings, session, schema.known(db))
             facts = slots.server_facts(session)
             slot = slots.slot_facts(session, settings.source.slot)
-            db = mongo.connect(settings.target, name="tandem heal")
             try:
                 with Connect(settings.connect) as rest, Admin(settings.kafka) as admin:
                     wanted = self._wanted_connector(plan, session)

@@ -168,7 +168,7 @@ class Loader:
         tables = [t for group in groups for t in self.plan.group_tables(group)]
 
         def work(tx: Transaction) -> None:
-            ledger.take(tx, tables, self.run, _LOAD, self.plan.digest)
+            ledger.take(tx, tables, self.run, _LOAD, self.plan.follows)
             tx.delete(ledger.CLAIMS, {"run": {"$ne": self.run}, "kind": _LOAD})
             for n in range(self.limits.load_workers):
                 tx.update(

@@ -10,37 +10,30 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import orjson
 from bson import Int64
 
-from connectors.errors import MappingChanged, Moved, Unappliable, UniqueTaken
+from connectors.errors import MappingChanged, Moved
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger
-from connectors.mongo.client import Database, Document
+from connectors.mongo.client import Database
 from connectors.mongo.transaction import Transaction, Transactions
-from connectors.positions import Lsn, Partition
+from connectors.positions import Partition
 from connectors.postgres import slots
 from connectors.postgres.client import connect, translated
-from connectors.postgres.rows import CurrentRows, SnapshotReader, TableRead, rows_of
+from connectors.postgres.rows import CurrentRows, SnapshotReader, rows_of
 from connectors.settings import SourceEndpoint, TargetEndpoint
-from consumers.apply.decide import Read
-from consumers.apply.untangle import key_of_document, parked_id
-from consumers.apply.write import RowWriter, table_read
-from consumers.mapping.ids import row_key
-from consumers.mapping.plan import Key, Plan, RowPlan, TablePlan
+from consumers.apply.write import table_read
+from consumers.mapping.plan import Plan
 from sync.settings import Limits
 from sync.snapshot.chunks import Part, levels, parts_of
 from sync.snapshot.lease import lease
 from sync.snapshot.load import Loaded, await_older_than, await_shown
+from sync.snapshot.walk import Walk
 
-#: newer than every row
-_ANY_LSN = Lsn((1 << 63) - 1)
-#: documents of one look for those whose row is not there
-_LOOK = 1_000
 #: a walk of so many rows says how fast the next one will be; before that it is supposed
 _MEASURED_ROWS = 5_000
 _SUPPOSED_RATE = 1_500.0
@@ -171,9 +164,10 @@ class Reload:
         left = {p.table for p in positions if (p.holder or "").startswith(ledger.WALK)}
         wanted = {*tables, *left}
         self._tables = tuple(table for table in self.plan.tables if table in wanted)
-        if any(p.plan not in ("", self.plan.digest) for p in positions):
+        mine = [p for p in positions if p.table in self.plan.tables]
+        if any(p.plan not in ("", self.plan.follows(p.table)) for p in mine):
             raise MappingChanged(
-                "the mapping is not the one that the pipeline was set up with",
+                "the mapping, or a table, is not the one that the pipeline was set up with",
                 remedy="run `tandem setup` first",
             )
         self._sessions = [Transactions(self.db) for _ in range(self.limits.load_workers)]
@@ -188,7 +182,7 @@ class Reload:
         self.report.resumed = self.report.resumed or bool(was_held)
 
     def _take(self, tx: Transaction, ends: Mapping[Partition, int]) -> set[str]:
-        was_held = ledger.take_from_anyone(tx, self._tables, self.run, self.plan.digest, ends)
+        was_held = ledger.take_from_anyone(tx, self._tables, self.run, self.plan.follows, ends)
         going_on = set() if ends else was_held
         anew = [table for table in self._tables if table not in going_on]
         tx.delete(ledger.WALKS, {"table": {"$in": anew}})
@@ -285,7 +279,7 @@ class Reload:
     def _parts(self, table: str, snapshot: str) -> list[Part]:
         """The parts of a table's walk: those of the run before it, if it did the same, or new ones, recorded first."""
         job = self._jobs.get(table)
-        stamp = f"{self.plan.digest}/{job.serial if job else 0}/{' '.join(sorted(self._tables))}"
+        stamp = f"{self.plan.follows(table)}/{job.serial if job else 0}/{' '.join(sorted(self._tables))}"
         with mongo.translated():
             known = [Part.of(d) for d in self.db[ledger.WALKS].find({"table": table, "stamp": stamp})]
         if known:
@@ -318,7 +312,7 @@ class Reload:
                         part = todo.get_nowait()
                     except queue.Empty:
                         return
-                    _Walk(self, reader, rows, transactions, f"{self.run}/{number}", part).run()
+                    Walk(self, reader, rows, transactions, f"{self.run}/{number}", part).run()
                     with self._lock:
                         self._left[part.table] -= 1
                         self.report.collections[part.table].chunks_done += 1
@@ -356,184 +350,4 @@ class Reload:
                 tx.update(ledger.STATE, {"_id": f"load/{name}"}, {"$set": known}, upsert=True)
 
 
-class _Walk:
-    """One part of a table's walk."""
-
-    def __init__(
-        self,
-        of: Reload,
-        reader: SnapshotReader,
-        rows: CurrentRows,
-        transactions: Transactions,
-        claim: str,
-        part: Part,
-    ) -> None:
-        self.of, self.reader, self.rows, self.transactions = of, reader, rows, transactions
-        self.claim, self.part, self.db = claim, part, of.db
-        self.table: TablePlan = of.plan.tables[part.table]
-        self.writer = RowWriter(of.plan, rows, lambda: time.time_ns() // 1_000)
-        self.told = of.report.collections[part.table]
-
-    def run(self) -> None:
-        """Do it, and say that it is done in the transaction with its last rows."""
-        if self.part.what == "rows":
-            self._rows()
-        elif self.part.what == "parked":
-            self._parked()
-        else:
-            self._left_over(self.part.target)
-        self._write([], last=True)
-
-    def _rows(self) -> None:
-        """Every key that PostgreSQL has in this range; what is inserted meanwhile is in the stream."""
-        keys: list[Key] = []
-        for row in self.reader.copy(self._keys_only(), self.part.keys, None):
-            keys.append(self._key(row))
-            if len(keys) >= self.of.limits.load_rows:
-                self._write(keys)
-                keys = []
-        self._write(keys)
-
-    def _parked(self) -> None:
-        """Keys with something parked, whose row and document may both be gone. What lies there without a key is of
-        some row of the table: all are read again."""
-        topics = {p.topic for p, at in ledger.positions(self.db).items() if at.table == self.table.name}
-        with mongo.translated():
-            found = list(self.db[ledger.PARKED].find({"table": {"$in": [self.table.name, *sorted(topics)]}}))
-        keyless = [d["_id"] for d in found if not d["key"]]
-        keys = {self.table.key_from_texts(_texts_of(d["key"])) for d in found if d["key"]}
-        for some in _slices(sorted(keys, key=row_key), self.of.limits.load_rows):
-            self._write(some)
-        if keyless:
-            self._transact(lambda tx: tx.delete(ledger.PARKED, {"_id": {"$in": keyless}}))
-
-    def _left_over(self, target: str) -> None:
-        """Documents, or staged rows, that no row of PostgreSQL stands for now."""
-        use = next(u for u in self.of.plan.uses(self.table.name) if _target(u) == target)
-        last: object = None
-        while found := ledger.after(self.db, target, last, _LOOK):
-            last = found[-1]["_id"]
-            keys, strange = self._keys_of(use, found)
-            there = self._there(keys)
-            gone = [key for key in keys if key not in there]
-            for some in _slices(gone, self.of.limits.load_rows):
-                self._write(some)
-            if strange:
-                self._transact(partial(self.writer.remove_below, use=use, ids=strange, lsn=_ANY_LSN))
-            with self.of._lock:
-                self.of.report.removed += len(gone) + len(strange)
-
-    def _keys_of(self, use: RowPlan, found: Sequence[Document]) -> tuple[list[Key], list[object]]:
-        """Keys of these documents; and those that tandem wrote, but of no row that this table could have."""
-        keys: list[Key] = []
-        strange: list[object] = []
-        for document in found:
-            try:
-                if use.array:
-                    key = self.table.key_from_texts(_texts_of(document["_id"]))
-                    mine = row_key(key) == document["_id"]
-                else:
-                    key = key_of_document(use, document)
-                    mine = use.id_of(key) == document["_id"]
-            except (UniqueTaken, ValueError, KeyError, TypeError):
-                key, mine = (), False
-            if mine:
-                keys.append(key)
-            elif use.array or "_sync" in document:
-                strange.append(document["_id"])
-            else:
-                with self.of._lock:
-                    self.of.report.foreign += 1
-        return keys, strange
-
-    def _there(self, keys: Sequence[Key]) -> set[Key]:
-        """Those of these keys that PostgreSQL has a row of now."""
-        if not keys:
-            return set()
-        read = self._keys_only()
-        found, _ = self.rows.read({read: [tuple(str(value) for value in key) for key in keys]})
-        return {self._key(row) for row in found[read.table]}
-
-    def _keys_only(self) -> TableRead:
-        read = table_read(self.table)
-        return replace(read, columns=tuple(c for c in read.columns if c.name in self.table.key))
-
-    def _key(self, row: Sequence[Any]) -> Key:
-        kinds = [(name, kind) for name, kind in self.table.columns if name in self.table.key]
-        natives = {
-            name: value if kind.from_row is None else kind.from_row(value)
-            for (name, kind), value in zip(kinds, row, strict=True)
-        }
-        return self.table.key_of(natives)
-
-    # -- writing -------------------------------------------------------------------------------------------------
-    def _transact(self, work: Callable[[Transaction], object]) -> None:
-        def claimed(tx: Transaction) -> None:
-            ledger.claim(tx, self.claim)
-            work(tx)
-
-        self.transactions.repeat(claimed)
-
-    def _write(self, keys: Sequence[Key], *, careful: bool = False, last: bool = False) -> None:
-        """One transaction with rows as they are now. What cannot be written is found by halving and parked."""
-        if not keys and not last:
-            return
-        try:
-            self._transact(partial(self._put, keys=keys, careful=careful, last=last))
-        except Unappliable as trouble:
-            if isinstance(trouble, UniqueTaken) and not careful:
-                self._write(keys, careful=True, last=last)
-            elif len(keys) > 1:
-                self._write(keys[: len(keys) // 2], careful=careful)
-                self._write(keys[len(keys) // 2 :], careful=careful, last=last)
-            else:
-                self._park(keys[0], trouble)
-                self._write([], last=last)
-            return
-        if self.part.what == "rows":
-            with self.of._lock:
-                self.told.rows += len(keys)
-
-    def _put(self, tx: Transaction, keys: Sequence[Key], careful: bool, last: bool) -> None:
-        if keys:
-            reads = {key: Read(key, True, None, 0) for key in keys}
-            later = self.of.later[self.table.name]
-            self.writer.apply(tx, {self.table.name: reads}, careful=careful, later=later)
-            settled = [parked_id(self.table.name, key) for key in keys]
-            tx.delete(ledger.PARKED, {"_id": {"$in": settled}})
-        if last:
-            tx.update(ledger.WALKS, {"_id": self.part.id}, {"$set": {"done": True}})
-
-    def _park(self, key: Key, trouble: Unappliable) -> None:
-        """A row that cannot be written, under the hold."""
-        self._transact(
-            lambda tx: ledger.park(
-                tx,
-                parked_id(self.table.name, key),
-                table=self.table.name,
-                key=row_key(key),
-                partition="",
-                code=trouble.code,
-                reason=trouble.what,
-                event={"at": None, "code": trouble.code},
-            )
-        )
-        with self.of._lock:
-            self.told.parked += 1
-        self.of.log(f"parked: {trouble.what}", table=self.table.name, key=row_key(key), remedy=trouble.remedy)
-
-
-def _target(use: RowPlan) -> str:
-    return use.staging if use.array else use.collection
-
-
-def _slices(keys: Sequence[Key], size: int) -> Iterator[Sequence[Key]]:
-    for start in range(0, len(keys), size):
-        yield keys[start : start + size]
-
-
-def _texts_of(text: str) -> list[str]:
-    return [str(value) for value in orjson.loads(text)]
-
-
-__all__ = ["Moved", "Reload", "ReloadReport"]
+__all__ = ["Moved", "Outlook", "Reload", "ReloadReport", "due", "outlook"]

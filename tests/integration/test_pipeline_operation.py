@@ -163,10 +163,12 @@ def test_a_new_column_stops_the_consumers_and_arrives_after_they_are_started_aga
             assert "SchemaChanged" in consumer.text()
             assert "extra" in consumer.text()
         assert len(on.all("t")) == 20
+        assert "SchemaChanged" in on.tandem.run("run", check=False).stderr  # a person has to decide
+        on.tandem.run("setup")
         with consuming(on):
-            on.sql.execute("UPDATE t SET extra = 0 WHERE id <= 20")
+            on.tandem.run("snapshot")
             on.agree()
-        assert [d["extra"] for d in on.all("t")] == [0] * 20 + list(range(21, 31))
+        assert [d["extra"] for d in on.all("t")] == [None] * 20 + list(range(21, 31))
 
 
 def test_events_from_before_a_new_column_that_were_still_unread_are_not_lost(
@@ -178,9 +180,9 @@ def test_events_from_before_a_new_column_that_were_still_unread_are_not_lost(
         on.sql.execute("UPDATE t SET v = 'before!'")
         on.sql.execute("ALTER TABLE t ADD COLUMN extra integer")
         on.sql.execute("INSERT INTO t SELECT n, 'after', n FROM generate_series(21, 30) AS n")
+        on.tandem.run("setup")
+        on.tandem.run("snapshot")
         with consuming(on):
-            on.wait(30)
-            on.sql.execute("UPDATE t SET extra = 0 WHERE id <= 20")
             on.agree()
         assert [d["v"] for d in on.all("t")] == ["before!"] * 20 + ["after"] * 10
 
@@ -191,6 +193,7 @@ def test_a_new_column_that_events_cannot_carry_arrives_after_setup(own: Own, tmp
         on.sql.execute("ALTER TABLE t ADD COLUMN list text[]")
         on.sql.execute("INSERT INTO t VALUES (1, 'after', '{a,b}')")
         on.tandem.run("setup")  # as the operator is told to
+        on.tandem.run("snapshot")
         with consuming(on):
             on.agree(30)
         assert [d["list"] for d in on.all("t")] == [["a", "b"]]
@@ -210,8 +213,10 @@ def test_a_dropped_column_stops_the_consumers_and_the_rest_goes_on_afterwards(
             until(lambda: not consumer.alive, within=40)
             assert consumer.child.returncode == 1
             assert "old" in consumer.text()
+        on.tandem.run("setup")
+        on.tandem.run("snapshot")
         with consuming(on):
-            on.wait(30)
+            on.agree()
         assert [d["v"] for d in on.all("t")] == ["before", "after"]
 
 

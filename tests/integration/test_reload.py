@@ -80,14 +80,14 @@ def _change(session: psycopg.Connection[object], table: str, rng: random.Random,
         ),
         "notes": (
             (
-                "UPDATE notes SET text = text || '.', team_id = %s WHERE team_id = %s",
-                [key, rng.randrange(300)],
+                "UPDATE notes SET text = text || '.' WHERE ctid = (SELECT min(ctid) FROM notes WHERE team_id = %s)",
+                [key],
             ),
             ("INSERT INTO notes (team_id, text) VALUES (%s, 'new')", [key]),
         ),
     }
     session.execute(*rng.choice(statements[table]))
-    time.sleep(0.02)
+    time.sleep(0.04)
 
 
 def test_rows_are_read_again_under_a_writer_though_the_reload_is_killed(own: Own, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_rows_are_read_again_under_a_writer_though_the_reload_is_killed(own: Own
                 report = on.tandem.json("reload")
                 print(report)
                 assert report["resumed"]
-            on.agree()
+            on.agree(180)
 
 
 def test_a_slot_that_was_dropped_under_a_writer_is_healed(own: Own, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_slot_that_was_dropped_under_a_writer_is_healed(own: Own, tmp_path: Pa
             on.tandem.run("heal")
             assert on.tandem.run("heal", check=False).returncode == 1  # nothing is to be healed
         with consuming(on):
-            on.agree()
+            on.agree(180)
 
 
 def _drop_slot(on: Pipeline) -> None:
@@ -172,7 +172,7 @@ def test_collections_come_change_and_go_on_a_running_pipeline(own: Own, tmp_path
             assert set(loaded["collections"]) == {"notes"}
             assert set(loaded["again"]["tables"]) == {"public.teams", "public.members"}
         with consuming(on):
-            on.agree()
+            on.agree(180)
         assert on.db["teams"].count_documents({"body": {"$exists": True}}) == 0
         assert on.db["memberships"].count_documents({}) > 1_000
 
@@ -181,11 +181,76 @@ def test_collections_come_change_and_go_on_a_running_pipeline(own: Own, tmp_path
             told = on.tandem.json("setup", "--drop-removed")
             assert any("no longer mapped: memberships, notes" in line for line in told["warnings"])
             until(lambda: "going on by the new one" in consumer.text(), within=30)
-            on.agree()
+            on.agree(180)
         assert {"memberships", "notes"}.isdisjoint(on.db.list_collection_names())
         assert {p["table"] for p in on.db["_tandem_positions"].find({})} == {"public.teams", "public.members"}
         published = on.sql.execute("SELECT tablename FROM pg_publication_tables ORDER BY 1").fetchall()
         assert published == [("members",), ("teams",)]
+
+
+TAKEN_OVER = """
+CREATE TABLE a (id bigint PRIMARY KEY, v text, n integer, old text);
+CREATE TABLE b (id bigint PRIMARY KEY, v text);
+INSERT INTO a SELECT i, 'v', i, 'old' FROM generate_series(1, 300) AS i;
+INSERT INTO b SELECT i, 'v' FROM generate_series(1, 50) AS i;
+"""
+TAKEN_OVER_MAPPING = """
+version: 1
+collections:
+  a: {from: public.a, on_schema_change: apply}
+  b: {from: public.b, on_schema_change: ignore}
+"""
+
+
+def test_tables_that_change_under_a_writer_are_taken_over_or_not(own: Own, tmp_path: Path) -> None:
+    with pipeline(own, tmp_path, TAKEN_OVER, TAKEN_OVER_MAPPING) as on:
+        on.tandem.run("snapshot")
+        stop = threading.Event()
+        with consuming(on, 2), _touching(on, stop):
+            on.sql.execute("ALTER TABLE b ADD COLUMN extra integer DEFAULT 5")
+            on.sql.execute(
+                "ALTER TABLE a ADD COLUMN extra integer DEFAULT 5, ADD COLUMN u uuid DEFAULT gen_random_uuid()"
+            )
+            until(lambda: on.db["a"].count_documents({"extra": 5}) >= 300, within=60)
+            on.sql.execute(
+                "ALTER TABLE a DROP COLUMN old, ALTER COLUMN n TYPE text,"
+                " ADD COLUMN g text GENERATED ALWAYS AS (id || '!') STORED"
+            )
+            on.sql.execute("ALTER TABLE a RENAME COLUMN extra TO more")
+            until(lambda: on.db["a"].count_documents({"more": 5, "n": {"$type": "string"}}) >= 300, within=60)
+            on.sql.execute("BEGIN; TRUNCATE a; ALTER TABLE a ADD COLUMN last boolean DEFAULT true; COMMIT")
+            stop.set()
+        with consuming(on):
+            on.sql.execute("INSERT INTO a (id, v) VALUES (1, 'new')")
+            on.agree(180)
+        assert len(on.all("b")) == 50
+        assert all("extra" not in d for d in on.all("b"))
+        assert [d["last"] for d in on.all("a")][-1:] == [True]
+        assert "left out" in on.tandem.run("status", check=False).stdout
+
+
+@contextmanager
+def _touching(on: Pipeline, stop: threading.Event) -> Iterator[None]:
+    """A client that knows only the column `v`."""
+
+    def touch() -> None:
+        rng = random.Random(5)
+        with on.session() as session:
+            session.autocommit = True
+            while not stop.wait(0.02):
+                session.execute("UPDATE a SET v = v || '.' WHERE id = %s", [rng.randrange(1, 310)])
+                session.execute(
+                    "INSERT INTO a (id, v) VALUES (%s, 'v') ON CONFLICT DO NOTHING", [rng.randrange(1, 310)]
+                )
+                session.execute("UPDATE b SET v = v || '.' WHERE id = %s", [rng.randrange(1, 51)])
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _spoil(on: Pipeline) -> None:

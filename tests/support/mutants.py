@@ -105,7 +105,7 @@ _BARE = _set("load", "bad", "tagged", "gone", "lost answer", "repeat", "markers"
 
 _LEDGER, _WORKER, _WRITE = "connectors.mongo.ledger", "consumers.worker:Worker", "consumers.apply.write"
 _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
-_RELOAD, _RENEW = "sync.snapshot.reload", "sync.setup.renew"
+_RELOAD, _WALK, _RENEW = "sync.snapshot.reload", "sync.snapshot.walk", "sync.setup.renew"
 _LOST = _set("lost slot", "delete", "flip")
 
 MUTANTS = (
@@ -292,7 +292,7 @@ MUTANTS = (
     Mutant(
         "walk: only the rows' side",
         6,
-        f"{_RELOAD}:_Walk._left_over",
+        f"{_WALK}:Walk._left_over",
         "self._write(some)",
         "pass",
         _LOST,
@@ -301,7 +301,7 @@ MUTANTS = (
     Mutant(
         "walk: only the documents' side",
         6,
-        f"{_RELOAD}:_Walk._put",
+        f"{_WALK}:Walk._put",
         "if keys:",
         'if keys and self.part.what != "rows":',
         _LOST,
@@ -310,7 +310,7 @@ MUTANTS = (
     Mutant(
         "walk: what is parked is not settled",
         6,
-        f"{_RELOAD}:_Walk._put",
+        f"{_WALK}:Walk._put",
         'tx.delete(ledger.PARKED, {"_id": {"$in": settled}})',
         "None",
         _set("lost slot", "bad"),
@@ -320,7 +320,7 @@ MUTANTS = (
     Mutant(
         "walk: a robbed one writes on",
         5,
-        f"{_RELOAD}:_Walk._transact",
+        f"{_WALK}:Walk._transact",
         "ledger.claim(tx, self.claim)",
         "None",
         _set("lost slot", "crash", "delete"),
@@ -347,7 +347,6 @@ MUTANTS = (
         "set(self._tables)",
         _set("lost slot", "crash", "delete"),
         _set("bad"),
-        rare=True,
     ),
     Mutant(
         "walk: nobody waits until all is shown",
@@ -381,11 +380,11 @@ MUTANTS = (
         "a load takes a walk's hold",
         5,
         f"{_LEDGER}:take",
-        "not position.holder.startswith(takes_over)",
+        "position.holder is None or not position.holder.startswith(takes_over)",
         "False",
-        _set("lost slot", "load", "crash"),
+        _set("lost slot", "load", "crash", "delete"),
         _set("bad"),
-        rare=True,
+        also=(f"{_LOAD}:Loader._groups_to_load", '(p.holder or "").startswith(_LOAD)', "p.holder"),
     ),
     # 7: truncate
     Mutant(

@@ -29,6 +29,7 @@ import consumers.worker as worker_module
 import sync.snapshot.lease as lease_module
 import sync.snapshot.load as load_module
 import sync.snapshot.reload as reload_module
+import sync.snapshot.walk as walk_module
 from connectors.errors import Moved, Refused, ServerGone, Unappliable, Unavailable, UniqueTaken
 from connectors.mongo import client, ledger
 from connectors.postgres.catalog import Column, Table
@@ -344,7 +345,7 @@ class World:
                 self._leave_documents()
         for name in self.pg.sources:
             ends = dict.fromkeys(self.topics.of(name), 0)
-            ledger.add_positions(self.store.db, name, "id", ends, self.plan.digest)  # type: ignore[arg-type]
+            ledger.add_positions(self.store.db, name, "id", ends, self.plan.follows(name))  # type: ignore[arg-type]
             if not loaded:
                 for partition in self.topics.of(name):
                     position = self.store.collection(ledger.POSITIONS)[partition.id]
@@ -411,7 +412,7 @@ class World:
         with ExitStack() as stack:
             stack.enter_context(patch.object(worker_module, "time", time))
             patches["CurrentRows"] = lambda *_: self.rows
-            for module in (load_module, lease_module, reload_module):
+            for module in (load_module, lease_module, reload_module, walk_module):
                 for name, twin in patches.items():
                     if name in vars(module):
                         stack.enter_context(patch.object(module, name, twin))
