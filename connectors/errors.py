@@ -1,7 +1,7 @@
 """The error tree. Every error says what happened, the facts, and the remedy; its kind says who acts next.
 
 SyncError
-  Unavailable   RETRY    the same input again, later      ServerGone, Contended, Moved
+  Unavailable   RETRY    the same input again, later      ServerGone, Contended, TooMuchAtOnce, Moved
   Unappliable   PARK     this event, and its key behind   DecodeFailed, MappingFailed, WriteRefused, UniqueTaken
   Refused       REFUSED  the operator decides; exit 1     SourceNotReady, TopicMissing, NotSetUp, NotComplete
   Misused       USAGE    configuration; exit 2            SettingsInvalid, MappingInvalid
@@ -10,8 +10,9 @@ SyncError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class Kind(StrEnum):
@@ -79,30 +80,69 @@ class Contended(Unavailable):
     """A MongoDB transaction lost against another one, or was ended by the server: it is run again whole."""
 
 
+class TooMuchAtOnce(Unavailable):
+    """A MongoDB transaction is too large, or takes too long, for the server: fewer rows in one go through."""
+
+
 class Moved(Unavailable):
     """A position is not where this batch starts, or its table is held: go on from what MongoDB says."""
 
 
 class Unappliable(SyncError):
-    """This event cannot be applied. It is parked, and its key's later events behind it."""
+    """This event cannot be applied. It is parked, and its key's later events behind it.
+
+    parked_class: what people sort parked rows by. details: what the server said of it, with values of the row
+    in it: kept with what is parked, and shown to whoever asks for that one row; in no log and no list.
+    """
 
     kind = Kind.PARK
+    parked_class: ClassVar[str] = "data"
+
+    def __init__(
+        self, what: str, *, remedy: str, details: Mapping[str, Any] | None = None, **facts: object
+    ) -> None:
+        super().__init__(what, remedy=remedy, **facts)
+        self.details = details
 
 
 class DecodeFailed(Unappliable):
     """The record is not a change event that can be read."""
+
+    parked_class = "decode"
 
 
 class MappingFailed(Unappliable):
     """A value of the row has no faithful form under the mapping."""
 
 
+class ExpressionFailed(MappingFailed):
+    """A condition or a computed field of the mapping cannot be evaluated for the row."""
+
+    parked_class = "mapping"
+
+
 class WriteRefused(Unappliable):
-    """MongoDB refuses the document: validator, size, or a field it does not take."""
+    """MongoDB does not take the document: a field or a value of it, or what an index makes of it."""
+
+
+class TooLarge(WriteRefused):
+    """The document is larger than MongoDB takes."""
+
+
+class ValidatorRefused(WriteRefused):
+    """The collection's validator refuses the document."""
+
+    parked_class = "validator"
 
 
 class UniqueTaken(Unappliable):
     """Another document holds a value that has to be unique."""
+
+    parked_class = "unique"
+
+
+#: every class of parked rows; `behind` is of events, which wait for an earlier one of their row
+PARKED_CLASSES = ("data", "mapping", "validator", "unique", "decode")
 
 
 class Refused(SyncError):
@@ -157,6 +197,10 @@ class NothingToMap(Refused):
 
 class FileRefused(Refused):
     """A file that is to be written is there already, or cannot be written."""
+
+
+class NotParked(Refused):
+    """Nothing is parked under this key."""
 
 
 class NotComplete(Refused):

@@ -8,40 +8,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from bson import Int64
-from bson.binary import Binary
-
-from connectors.debezium.envelope import decode
 from connectors.errors import (
     Broken,
     Contended,
-    DecodeFailed,
     EventsExpired,
     Moved,
     SchemaChanged,
     SourceReplaced,
     SyncError,
+    TooMuchAtOnce,
     Unappliable,
     Unavailable,
     UniqueTaken,
 )
 from connectors.events import ChangeEvent, Operation, Record
-from connectors.mongo import ledger
+from connectors.mongo import ledger, parked
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition, Snapshot
 from consumers.apply.decide import RowOp, decide, fold, unknown_columns
 from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
 from consumers.contracts import Rows, Stream
-from consumers.mapping.ids import row_key
-from consumers.mapping.plan import Key, Plan, RowPlan
+from consumers.dead_letters import Fate, Healing, Parking, Settler
+from consumers.mapping.plan import Plan, RowPlan
+from consumers.records import Decoder
 
-#: how long the parked copy of a record may be, bytes
-_PARKED_BYTES = 16_000
 #: a look at what is visible serves that long: transaction ids wrap around
 _SEEN_FOR_S = 60.0
 _TELL_EVERY_S = 5.0
@@ -53,6 +48,10 @@ _CAREFUL_BATCHES = 8
 _SUSPECT_AFTER_S = 1.0
 #: what holds a batch up for so long is told, and again each time
 _TELL_WAITING_S = 10.0
+#: a transaction that was ended after that long was perhaps too much for the server: fewer events go through
+_LONG_S = 30.0
+#: for so long a parked row is tried in the face of conflicts: later is as well
+_HEAL_WITHIN_S = 2.0
 
 
 class Stopping(Unavailable):
@@ -75,6 +74,7 @@ class Tally:
     batches: int = 0
     conflicts: int = 0
     parked: int = 0
+    healed: int = 0
     untangled: int = 0
     moved: int = 0
     last_commit_ms: int = 0
@@ -119,14 +119,26 @@ class Worker:
             rows,
             plan,
         )
-        self.placeholder, self.topic_ids, self.log = placeholder, topic_ids, log
+        self.topic_ids, self.log = topic_ids, log
         self.batch_events, self.batch_bytes = batch_events, batch_bytes
         self.compaction_lag_ms, self.has_columns = compaction_lag_ms, has_columns
         self.same_tables = same_tables
-        self._tables: dict[str, str] = {}
+        self.decoder = Decoder(plan, placeholder)
         self._stop: Callable[[], bool] = lambda: False
         self._told_shapes: set[tuple[str, frozenset[str]]] = set()
         self.writer = RowWriter(plan, rows, now_us)
+        self.parking = Parking(self.decoder, now_us)
+        settler = Settler(
+            transactions,
+            rows,
+            plan,
+            self.decoder,
+            now_us,
+            lambda: ledger.positions(transactions.db).values(),
+            within_s=_HEAL_WITHIN_S,
+        )
+        self.healing = Healing(settler)
+        self._most = batch_events
         self.tally = Tally()
         self.at: dict[Partition, int | None] = {}
         self._generation = -1
@@ -148,6 +160,7 @@ class Worker:
         while not stop():
             try:
                 self.step()
+                self._heal()
                 if waiting:
                     self.log("all servers answer again")
                 waiting = 0.0
@@ -199,6 +212,7 @@ class Worker:
     # -- positions -----------------------------------------------------------------------------------------------
     def _forget(self) -> None:
         self._generation, self._backlog, self.at = -1, [], {}
+        self.healing.forget()
 
     def _place(self) -> None:
         """After an assignment or an error: go on at MongoDB's positions."""
@@ -209,6 +223,7 @@ class Worker:
             ledger.register_worker(self.transactions.db, self.name, self.transactions.session_id, mine)
         self.at = self._positions(mine)
         self.stream.place(self.at)
+        self.healing.expect(parked.due(self.transactions.db, [p.id for p in mine]) if mine else ())
         self._generation = generation
 
     def _positions(self, partitions: frozenset[Partition]) -> dict[Partition, int | None]:
@@ -221,7 +236,7 @@ class Worker:
                     f"the topic {partition.topic} is not the one that this pipeline was set up with",
                     remedy="it was made anew: run `tandem teardown`, `tandem setup` and `tandem snapshot`",
                 )
-        self._tables.update({p.topic: position.table for p, position in found.items()})
+        self.decoder.tables.update({p.topic: position.table for p, position in found.items()})
         return {p: (found[p].at if found[p].holder is None else None) for p in partitions}
 
     def _look_at_holds(self) -> None:
@@ -289,21 +304,9 @@ class Worker:
     def _decoded(self, record: Record) -> ChangeEvent | None:
         """None for a record that cannot be decoded: it is parked when its turn comes."""
         try:
-            return self._decode(record)
+            return self.decoder.event(record)
         except Unappliable:
             return None
-
-    def _decode(self, record: Record) -> ChangeEvent:
-        """The event, of a table of the plan. Raises DecodeFailed."""
-        event = decode(record, self.placeholder)
-        if event.op is Operation.TOMBSTONE:
-            event = replace(event, table=self._tables.get(record.home.topic, ""))
-        if event.table not in self.plan.tables:
-            raise DecodeFailed(
-                f"{record.home.id} offset {record.offset} is of {event.table or 'no table'}, which is not mapped",
-                remedy="only this pipeline's connector may write to its topics",
-            )
-        return event
 
     def _other_columns(self, event: ChangeEvent, unknown: frozenset[str]) -> None:
         """Columns that the plan does not know: a loss, if the table has them; else the event is from before."""
@@ -342,7 +345,7 @@ class Worker:
     def _consume(self, batch: Batch) -> None:
         """Apply a batch. What cannot be applied is found by halving, and then handled alone."""
         self._await_visible(batch)
-        records, size, looks = batch.records, len(batch.records), 0
+        records, size, looks = batch.records, min(len(batch.records), self._most), 0
         while records:
             part = records[:size]
             moves = batch.moves if len(part) == len(batch.records) else self._moves(part, whole=False)
@@ -362,10 +365,17 @@ class Worker:
                     time.sleep(0.02 * 2**looks)
                     continue
                 self._park_alone(part[0], moves, trouble)
-            looks = 0
+            except TooMuchAtOnce as trouble:
+                if len(part) == 1:
+                    raise
+                self._most = size = len(part) // 2
+                self.log(f"{trouble.what}: {size} events at once from here", remedy=trouble.remedy)
+                continue
+            looks, size = 0, min(size * 2, self._most)
             self.tally.events += len(part)
             records = records[len(part) :]
         self.tally.batches += 1
+        self._most = min(self.batch_events, self._most + self._most // 8 + 1)
         self._careful = max(0, self._careful - 1)
 
     def _await_visible(self, batch: Batch) -> None:
@@ -411,11 +421,14 @@ class Worker:
             work(tx, ledger.advance(tx, moves, self.plan.follows))
 
         while True:
+            began = time.monotonic()
             try:
                 self.transactions.once(whole)
                 break
             except Contended as lost:
                 self.tally.conflicts += 1
+                if time.monotonic() - began > _LONG_S:
+                    raise TooMuchAtOnce(lost.what, remedy="fewer events are tried at once") from lost
                 if time.monotonic() - told > _TELL_WAITING_S:
                     told = time.monotonic()
                     self.log(f"a batch meets conflicts again and again: {lost.what}", **lost.facts)
@@ -434,11 +447,10 @@ class Worker:
         self, tx: Transaction, records: Sequence[Record], marks: dict[Partition, Lsn], careful: bool
     ) -> None:
         """The events of a transaction, in order."""
-        ops: dict[str, list[RowOp]] = {}
-        behind = self._parked_of(tx)
         latest = 0
+        asked: list[tuple[Record, ChangeEvent, RowOp]] = []
         for record in records:
-            event = self._decode(record)
+            event = self.decoder.event(record)
             latest = max(latest, event.commit_ms)
             if event.op is Operation.TRUNCATE:
                 self._truncate(tx, event)
@@ -449,12 +461,18 @@ class Worker:
             op = decide(event, table)
             if unknown := unknown_columns(event, table):
                 self._other_columns(event, unknown)
-            if behind and parked_id(event.table, op.key) in behind:
-                self._park(
-                    tx, record, event.table, op.key, "ParkedBehind", "an earlier event of this row is parked"
-                )
-                continue
-            ops.setdefault(event.table, []).append(op)
+            asked.append((record, event, op))
+        ids = [parked_id(event.table, op.key) for _, event, op in asked]
+        behind = parked.those_parked(tx, ids)
+        ops: dict[str, list[RowOp]] = {}
+        waiting: list[parked.Waiting] = []
+        for row_id, (record, event, op) in zip(ids, asked, strict=True):
+            if row_id in behind:
+                waiting.append(parked.Waiting(row_id, record, event.lsn))
+            else:
+                ops.setdefault(event.table, []).append(op)
+        parked.park_behind(tx, waiting)
+        self.healing.expect(behind)
         applied = self.writer.apply(tx, {table: fold(of) for table, of in ops.items()}, careful=careful)
         self.tally.rows += applied.rows
         self.tally.reread += applied.reread
@@ -462,49 +480,27 @@ class Worker:
         self.tally.last_commit_ms = max(self.tally.last_commit_ms, latest)
 
     # -- what cannot be applied ----------------------------------------------------------------------------------
-    @staticmethod
-    def _parked_of(tx: Transaction) -> frozenset[str]:
-        """Keys of rows with something parked: few, or somebody has been told to look."""
-        return frozenset(d["_id"] for d in tx.find(ledger.PARKED, {}, {"_id": 1}))
-
     def _park_alone(
         self, record: Record, moves: dict[Partition, tuple[int, int]], trouble: Unappliable
     ) -> None:
         """One event that cannot be applied, not even with all rows that it is tied to."""
-        self._transact(moves, lambda tx, marks: self._park_record(tx, record, trouble))
+        self._transact(moves, lambda tx, marks: self.parking.alone(tx, record, trouble))
         self.tally.parked += 1
         self.log(
             f"parked: {trouble.what}", partition=record.home.id, offset=record.offset, remedy=trouble.remedy
         )
 
-    def _park_record(self, tx: Transaction, record: Record, trouble: Unappliable) -> None:
-        table, key = record.home.topic, None
-        try:
-            event = self._decode(record)
-            table, plan = event.table, self.plan.tables[event.table]
-            key = plan.key_of(plan.from_event(event.key))
-        except (Unappliable, KeyError):
-            pass
-        self._park(tx, record, table, key, trouble.code, trouble.what)
-
-    @staticmethod
-    def _park(tx: Transaction, record: Record, table: str, key: Key | None, code: str, reason: str) -> None:
-        key_id = parked_id(table, key) if key is not None else f"{record.home.id}@{record.offset}"
-        ledger.park(
-            tx,
-            key_id,
-            table=table,
-            key=row_key(key) if key is not None else "",
-            partition=record.home.id,
-            code=code,
-            reason=reason,
-            event={
-                "at": Int64(record.offset),
-                "code": code,
-                "key": Binary((record.key or b"")[:_PARKED_BYTES]),
-                "value": Binary((record.value or b"")[:_PARKED_BYTES]),
-            },
-        )
+    def _heal(self) -> None:
+        """Try parked rows again of which an event has come since: as they are now, perhaps they can be written."""
+        ready = self.healing.ready()
+        if not ready:
+            return
+        found = parked.all_parked(self.transactions.db, ids=ready)
+        self.healing.settled_by_others(set(ready) - {p.id for p in found})
+        for outcome in self.healing.heal(found, self._stop):
+            if outcome.fate in (Fate.HEALED, Fate.GONE):
+                self.tally.healed += 1
+                self.log(f"no longer parked: {outcome.parked.id}: {outcome.fate}")
 
     # -- truncates -----------------------------------------------------------------------------------------------
     def _truncate(self, tx: Transaction, event: ChangeEvent) -> None:
@@ -518,6 +514,7 @@ class Worker:
         for job in jobs:
             for use in self.plan.uses(job.table):
                 self._remove_older(use, job.lsn)
+            self.transactions.repeat(partial(parked.void_below, table=job.table, lsn=job.lsn))
             self.transactions.repeat(partial(ledger.strike, job=job, plan=self.plan.digest))
         return bool(jobs)
 

@@ -35,13 +35,16 @@ from connectors.postgres import catalog, slots
 from connectors.postgres.client import connect, translated
 from connectors.postgres.rows import CurrentRows
 from connectors.settings import SourceEndpoint
+from consumers.dead_letters import Outcome, Settler
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, digest_of
+from consumers.records import Decoder
 from consumers.worker import Tally, Worker
+from sync.dead_letters import desk
 from sync.init import run as init_run
 from sync.init.run import InitReport
 from sync.lag.status import StatusReport, look
-from sync.lag.token import Completeness, Standing, Token, parse_target
+from sync.lag.token import Completeness, Patience, Standing, Token, parse_target
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
 from sync.settings import Known, Settings
@@ -298,6 +301,7 @@ class Consumers:
         self._digest, self._versions = "", dict[str, str]()
         self._walk: threading.Thread | None = None
         self.tally = Tally()
+        self._patience = Patience()
 
     def run(self, stop: Callable[[], bool]) -> Tally:
         """Work until stopped, or caught up with what was committed when this began. Raises named errors."""
@@ -456,10 +460,10 @@ class Consumers:
                 f"not loaded yet: {', '.join(dict.fromkeys(waiting))}",
                 remedy="run `tandem snapshot` first, or beside this",
             )
-        if standing.parked and len(standing.missing) == 1:
+        if self._patience.at_an_end(standing):
             raise NotComplete(
                 f"caught up, but {standing.parked} rows are parked",
-                remedy="see `tandem status` for the reason; mend the rows",
+                remedy="see `tandem dead-letters list`; mend the rows, or the mapping, then retry them",
             )
         if standing.token is not None and self._unique and self._refused >= _REFUSED_OFTEN:
             raise NotComplete(
@@ -523,6 +527,75 @@ def _completeness(settings: Settings, stack: ExitStack) -> Completeness:
     complete = Completeness(settings.source, db, stack.enter_context(Admin(settings.kafka)))
     stack.callback(complete.close)
     return complete
+
+
+def dead_letters(
+    settings: Settings, *, collection: str | None = None, parked_class: str | None = None
+) -> list[desk.Listed]:
+    """What is parked, the oldest first."""
+    declared = spec.load(settings.mapping)
+    with ExitStack() as stack:
+        return desk.chosen(
+            _target(settings, stack), declared, collection=collection, parked_class=parked_class
+        )
+
+
+def show_dead_letter(settings: Settings, key: str) -> desk.Shown:
+    """All of one parked row, values included. Raises NotParked."""
+    with _desk(settings) as (db, plan, here):
+        (one,) = desk.named(desk.chosen(db, plan.declared), [key])
+        return here.show(one)
+
+
+def retry_dead_letters(
+    settings: Settings,
+    keys: Sequence[str] | None,
+    *,
+    parked_class: str | None = None,
+    tell: Callable[[Outcome], None] = lambda _: None,
+) -> desk.RetryReport:
+    """Try parked rows again: these, or all, or all of a class. tell: called with each as it is done."""
+    with _desk(settings) as (db, plan, here):
+        found = desk.chosen(db, plan.declared, parked_class=parked_class)
+        return here.retry(found if keys is None else desk.named(found, keys), tell)
+
+
+def discard_dead_letters(settings: Settings, keys: Sequence[str], *, yes: bool) -> list[desk.Listed]:
+    """Drop what is parked of these rows; without yes only say what it is. Raises NotParked."""
+    declared = spec.load(settings.mapping)
+    with ExitStack() as stack:
+        db = _target(settings, stack)
+        found = desk.named(desk.chosen(db, declared), keys)
+        if yes:
+            transactions = Transactions(db)
+            stack.callback(transactions.close)
+            desk.discard(transactions, [one.parked.id for one in found])
+        return found
+
+
+def _target(settings: Settings, stack: ExitStack) -> Database:
+    db = mongo.connect(settings.target, name="tandem dead-letters")
+    stack.callback(db.client.close)
+    return db
+
+
+@contextmanager
+def _desk(settings: Settings) -> Iterator[tuple[Database, Plan, desk.Desk]]:
+    """Where parked rows are looked at and tried again, for the mapping that the pipeline is set up with."""
+    with ExitStack() as stack:
+        with connect(settings.source, name="tandem dead-letters") as session:
+            plan = load_plan(settings, session)
+            facts = slots.server_facts(session)
+        db = _target(settings, stack)
+        _check_pipeline(db, plan, facts)
+        rows = CurrentRows(settings.source)
+        stack.callback(rows.close)
+        transactions = Transactions(db)
+        stack.callback(transactions.close)
+        tables = {p.topic: position.table for p, position in ledger.positions(db).items()}
+        decoder = Decoder(plan, config.placeholder(settings.source, settings.kafka), tables)
+        settler = Settler(transactions, rows, plan, decoder, now_us, lambda: ledger.positions(db).values())
+        yield db, plan, desk.Desk(db, plan, decoder, settler, rows)
 
 
 def status(settings: Settings) -> StatusReport:

@@ -26,25 +26,42 @@ def stand_ins(placeholder: str) -> tuple[str, str]:
     return placeholder, base64.b64encode(placeholder.encode()).decode()
 
 
+def decode_key(record: Record) -> dict[str, Any]:
+    """The key's columns of a record, whatever its value is; empty where it has none. Raises DecodeFailed."""
+    try:
+        return _key(record)
+    except (orjson.JSONDecodeError, TypeError, AttributeError, ValueError) as error:
+        raise _undecodable(record, error) from error
+
+
+def _key(record: Record) -> dict[str, Any]:
+    key = (orjson.loads(record.key) or {}).get(KEY_FIELD) or {} if record.key else {}
+    if not isinstance(key, dict):
+        raise ValueError("the record's key is no object")
+    return key
+
+
+def _undecodable(record: Record, error: Exception) -> DecodeFailed:
+    return DecodeFailed(
+        f"{record.home.id} offset {record.offset} is not a change event: {type(error).__name__}: {error}",
+        remedy="look at the record; only this pipeline's connector may write to its topics",
+    )
+
+
 def decode(record: Record, placeholder: str) -> ChangeEvent:
     """One record as an event. Raises DecodeFailed.
 
     placeholder: what the connector sends for a TOASTed value that did not change.
     """
     try:
-        key = (orjson.loads(record.key) or {}).get(KEY_FIELD) or {} if record.key else {}
-        if not isinstance(key, dict):
-            raise ValueError("the record's key is no object")
+        key = _key(record)
         if record.value is None:
             return ChangeEvent(
                 record.home, record.offset, "", Operation.TOMBSTONE, key, None, frozenset(), 0, None, 0
             )
         return _event(record, key, orjson.loads(record.value), placeholder)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DecodeFailed(
-            f"{record.home.id} offset {record.offset} is not a change event: {type(error).__name__}: {error}",
-            remedy="look at the record; only this pipeline's connector may write to its topics",
-        ) from error
+        raise _undecodable(record, error) from error
 
 
 def _event(record: Record, key: dict[str, Any], value: dict[str, Any], placeholder: str) -> ChangeEvent:

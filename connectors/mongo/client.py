@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from bson import CodecOptions
 from bson.binary import UuidRepresentation
 from bson.codec_options import DatetimeConversion
-from bson.errors import InvalidDocument
+from bson.errors import BSONError
 from pymongo import MongoClient
 from pymongo.database import Database as PymongoDatabase
 from pymongo.errors import (
@@ -32,7 +32,10 @@ from connectors.errors import (
     SettingsInvalid,
     SyncError,
     TargetNotReady,
+    TooLarge,
+    TooMuchAtOnce,
     UniqueTaken,
+    ValidatorRefused,
     WriteRefused,
 )
 from connectors.settings import TargetEndpoint
@@ -47,10 +50,28 @@ CODEC: CodecOptions[Document] = CodecOptions(
     uuid_representation=UuidRepresentation.STANDARD,
     datetime_conversion=DatetimeConversion.DATETIME_MS,
 )
-#: TransactionTooLarge, TransactionTooLargeForCache
-_TOO_LARGE = {257, 388}
-#: WriteConflict, NoSuchTransaction, LockTimeout, SnapshotUnavailable, interrupted and the like
-_TRANSIENT = {24, 112, 225, 244, 246, 251, 262, 290, 11601}
+#: what is known of a code says who acts next; labels of transactions come before it
+#: TransactionTooLarge, TransactionExceededLifetimeLimitSeconds, TransactionTooLargeForCache
+_TOO_MUCH = {257, 290, 388}
+#: LockTimeout, CursorNotFound, LockBusy, WriteConflict, ConflictingOperationInProgress, QueryPlanKilled,
+#: TransactionTooOld, CursorKilled, TransactionAborted, SnapshotUnavailable, NoSuchTransaction, ExceededTimeLimit,
+#: Interrupted, BackgroundOperationInProgress
+_TRANSIENT = {24, 43, 46, 112, 117, 175, 225, 237, 244, 246, 251, 262, 11601, 12586, 12587}
+#: HostUnreachable, HostNotFound, MaxTimeMSExpired, WriteConcernFailed (or timed out), NetworkTimeout,
+#: ShutdownInProgress, FailedToSatisfyReadPreference, ReadConcernMajorityNotAvailableYet, PrimarySteppedDown,
+#: NetworkInterfaceExceededTimeLimit, SocketException, NotWritablePrimary by its old and new codes,
+#: InterruptedAtShutdown, InterruptedDueToReplStateChange, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary
+_AWAY = {6, 7, 50, 64, 89, 91, 133, 134, 189, 202, 9001, 10058, 10107, 11600, 11602, 13435, 13436}
+#: OutOfDiskSpace
+_NO_ROOM = {14031}
+#: documents over 16 MB: BSONObjectTooLarge, of an update, of an upsert
+_TOO_LARGE = {10334, 17280, 17419, 17420}
+#: BadValue, Overflow, InvalidBSON, PathNotViable, ConflictingUpdateOperators, DollarPrefixedFieldName, InvalidIdField,
+#: InvalidDBRef, EmptyFieldName, DottedFieldName, ImmutableField, CannotIndexParallelArrays, keys of geo indexes
+_UNFIT = {2, 15, 22, 28, 40, 52, 53, 54, 55, 56, 57, 66, 171, 16755, 16766}
+_VALIDATOR = 121
+_DUPLICATE = {11000, 11001, 12582}
+_LOGIN = {13, 18, 8000}
 
 
 def connect(target: TargetEndpoint, *, timeout_ms: int = 10_000, name: str = "tandem") -> Database:
@@ -95,66 +116,110 @@ def translated() -> Iterator[None]:
     """Let pymongo's errors out as errors of this project, by code and label."""
     try:
         yield
-    except (PyMongoError, InvalidDocument, OverflowError) as error:
+    except (PyMongoError, BSONError, OverflowError, UnicodeError) as error:
         raise translate(error) from error
 
 
 def translate(error: Exception) -> SyncError:
     """The error of this project that a pymongo error stands for."""
+    first: Mapping[str, Any]
     if isinstance(error, BulkWriteError):
         details = error.details
         first = (details.get("writeErrors") or details.get("writeConcernErrors") or [{}])[0]
         code, message = first.get("code"), str(first.get("errmsg", error))
     else:
+        first = getattr(error, "details", None) or {}
         code, message = getattr(error, "code", None), str(error)
     message = message.split(", full error:")[0]
-    if code in _TOO_LARGE:
-        return WriteRefused(f"MongoDB: {message}", remedy="it is written in smaller parts", mongo_code=code)
+    if code in _TOO_MUCH:
+        return TooMuchAtOnce(f"MongoDB: {message}", remedy="fewer rows are tried at once", mongo_code=code)
     if isinstance(error, ServerSelectionTimeoutError):  # labelled transient too, in a transaction
         return _gone(message)
     if isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError"):
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
-    if isinstance(error, DocumentTooLarge | InvalidDocument | OverflowError) or code in (
-        2,
-        52,
-        54,
-        55,
-        57,
-        121,
-        15,
-        10334,
-        17280,
-        17419,
-        17420,
-    ):
-        return WriteRefused(
-            f"MongoDB does not take the document: {message}",
-            remedy="mend the row, the mapping or the validator, then retry the parked event",
-            mongo_code=code,
-        )
-    if code in (11000, 11001, 12582):
+    if isinstance(error, BSONError | OverflowError | UnicodeError) or code in {
+        *_TOO_LARGE,
+        *_UNFIT,
+        _VALIDATOR,
+    }:
+        return _refused(error, code, message, first.get("errInfo"))
+    if code in _DUPLICATE:
         return UniqueTaken(
             "MongoDB: another document holds a value that has to be unique",
             remedy="see the parked event for its key, and mend the row in PostgreSQL",
+            details={"message": message},
             mongo_code=code,
         )
     if code in _TRANSIENT:
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
-    if code in (13, 18, 8000):
+    if code in _LOGIN:
         return TargetNotReady(
             f"MongoDB refuses the login or the right: {message}",
             remedy="correct user, password and roles",
             mongo_code=code,
         )
-    if isinstance(error, AutoReconnect) or (
-        isinstance(error, OperationFailure) and code in (50, 64, 91, 189, 10107, 11600, 11602, 13435)
-    ):
+    if code in _NO_ROOM:
+        return ServerGone(
+            f"MongoDB has no room left: {message}", remedy="give the server more disk space", mongo_code=code
+        )
+    if isinstance(error, AutoReconnect) or (isinstance(error, OperationFailure) and code in _AWAY):
         return _gone(message)
     if isinstance(error, PyMongoError) and not isinstance(error, OperationFailure):
         return ServerGone(
             f"MongoDB: {type(error).__name__}: {message}", remedy="see the message; a retry may help"
         )
     return TargetNotReady(f"MongoDB: {message}", remedy="see the message", mongo_code=code)
+
+
+def _refused(
+    error: Exception, code: int | None, message: str, info: Mapping[str, Any] | None
+) -> WriteRefused:
+    """Of a document that MongoDB, or its driver, does not take. The words may have values in them: kept apart."""
+    details: Document = {"message": message, **({"errInfo": info} if info else {})}
+    mend = "mend the row, the mapping or the validator, then retry the parked event"
+    if code == _VALIDATOR:
+        broken = "; ".join(broken_rules(info or {})) or "it does not say why"
+        what = f"the validator refuses the document: {broken}"
+        return ValidatorRefused(what, remedy=mend, details=details, mongo_code=code)
+    if code in _TOO_LARGE or isinstance(error, DocumentTooLarge):
+        return TooLarge(
+            "the document is larger than the 16 MB that MongoDB takes",
+            remedy="omit a column, or do not embed so many rows; then retry the parked event",
+            details=details,
+            mongo_code=code,
+        )
+    why = f"code {code}" if code else type(error).__name__
+    return WriteRefused(
+        f"MongoDB does not take the document ({why})", remedy=mend, details=details, mongo_code=code
+    )
+
+
+def broken_rules(info: Mapping[str, Any]) -> list[str]:
+    """What a validator's `errInfo` says, in short and without values: `name: bsonType`, `missing: age`.
+
+    Source: MongoDB documentation, "View Schema Validation Output"; a server that gives less gives less here.
+    """
+    found: list[str] = []
+    details = info.get("details")
+    if isinstance(details, Mapping):
+        _walk(details, "", found)
+    return list(dict.fromkeys(found))
+
+
+def _walk(rule: Mapping[str, Any], path: str, found: list[str]) -> None:
+    """A rule that is not satisfied, and those inside it that make it so."""
+    before, name = len(found), str(rule.get("propertyName", ""))
+    here = f"{path}.{name}".strip(".") if name else path
+    for word, listed in rule.items():
+        if word == "specifiedAs" or word.startswith("considered"):
+            continue
+        for inner in listed if isinstance(listed, list) else ():
+            if isinstance(inner, Mapping):
+                _walk(inner, here, found)
+    missing = [str(p) for p in rule.get("missingProperties", ())]
+    found += [f"missing: {f'{here}.{p}'.strip('.')}" for p in missing]
+    if len(found) == before and rule.get("operatorName"):
+        found.append(f"{here or 'the document'}: {rule['operatorName']}")
 
 
 def _gone(message: str) -> ServerGone:

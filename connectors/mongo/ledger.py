@@ -5,7 +5,7 @@
 | _tandem_claims      | worker of a direct writer | run; n, written in each of its transactions |
 | _tandem_chunks      | chunk of a load  | group, low, high, state, tries, rows |
 | _tandem_walks       | part of a walk   | table, what, low, high, done, stamp |
-| _tandem_parked      | key              | table, key, partition, reason, events |
+| _tandem_parked      | key              | see `connectors.mongo.parked` |
 | _tandem_jobs        | table            | kind: truncate or reload; lsn or why; serial |
 | _tandem_anchors     | parent           | v |
 | _tandem_workers     | running consumer | lsid, partitions |
@@ -36,8 +36,6 @@ ANCHORS = "_tandem_anchors"
 WORKERS = "_tandem_workers"
 STATE = "_tandem_state"
 OWN = (POSITIONS, CLAIMS, CHUNKS, WALKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
-#: so many of the last events of a parked row are kept; `count` counts them all
-_PARKED_EVENTS = 50
 #: the holder of a table from setup on, until a load takes it
 UNLOADED = "load:none"
 #: what the holder of a table begins with, and the `_id` of what is known of the one that runs, or ran last: a load; a
@@ -293,13 +291,20 @@ def _same_plan(position: Position, follows: Callable[[str], str]) -> None:
         )
 
 
-def touch(tx: Transaction, partitions: Sequence[Partition]) -> None:
-    """Write positions as they are, so that whoever else writes rows of them conflicts. Raises Moved where held."""
+def touch(
+    tx: Transaction, partitions: Sequence[Partition], follows: Callable[[str], str] = lambda _: ""
+) -> None:
+    """Write positions as they are, so that whoever else writes rows of them conflicts. follows: as for `advance`.
+
+    Raises Moved where one is held, and MappingChanged.
+    """
     matched = tx.update(
         POSITIONS, {**_ids(partitions), "holder": None}, {"$inc": {"touched": Int64(1)}}, many=True
     )
     if matched != len(partitions):
         raise Moved("a table is held by a direct writer", remedy="wait until it has ended")
+    for position in map(Position.of, tx.find(POSITIONS, _ids(partitions))):
+        _same_plan(position, follows)
 
 
 def mark(tx: Transaction, table: str, lsn: Lsn) -> Lsn:
@@ -372,36 +377,6 @@ def claim(tx: Transaction, worker: str) -> None:
     """A direct writer's right to write, checked and written. Raises Moved when it was taken over."""
     if tx.update(CLAIMS, {"_id": worker}, {"$inc": {"n": Int64(1)}}) != 1:
         raise Moved("the hold was taken over", remedy="another load goes on with it")
-
-
-def park(
-    tx: Transaction,
-    key_id: str,
-    *,
-    table: str,
-    key: str,
-    partition: str,
-    code: str,
-    reason: str,
-    event: Document,
-) -> None:
-    """Put an event behind what is parked of its key."""
-    tx.update(
-        PARKED,
-        {"_id": key_id},
-        {
-            "$setOnInsert": {
-                "table": table,
-                "key": key,
-                "partition": partition,
-                "code": code,
-                "reason": reason,
-            },
-            "$push": {"events": {"$each": [event], "$slice": -_PARKED_EVENTS}},
-            "$inc": {"count": Int64(1)},
-        },
-        upsert=True,
-    )
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------

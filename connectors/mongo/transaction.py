@@ -45,11 +45,17 @@ class Transaction:
         self._db, self._session = db, session
 
     def find(
-        self, collection: str, query: Mapping[str, Any], fields: Mapping[str, Any] | None = None
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        fields: Mapping[str, Any] | None = None,
+        *,
+        most: int = 0,
     ) -> list[Document]:
-        """All documents that match."""
+        """All documents that match, or so many of them."""
         with translated():
-            return list(self._db[collection].find(query, fields, session=self._session, batch_size=10_000))
+            found = self._db[collection].find(query, fields, session=self._session, batch_size=10_000)
+            return list(found.limit(most))
 
     def one(self, collection: str, query: Mapping[str, Any]) -> Document | None:
         """The document that matches, or None."""

@@ -204,6 +204,20 @@ class CurrentRows:
         with translated(self._source):
             return catalog.versions(self._session(), tables)
 
+    def as_text(
+        self, read: TableRead, columns: Sequence[str], key: Sequence[str]
+    ) -> dict[str, str | None] | None:
+        """PostgreSQL's own text of each of these columns of a row; None where there is no such row."""
+        texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in columns)
+        match = sql.SQL(" AND ").join(
+            sql.SQL("{} = %s::" + cast).format(sql.Identifier(c))
+            for c, cast in zip(read.key, read.casts, strict=True)
+        )
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(texts, identifier(read.table), match)
+        with translated(self._source):
+            found = self._session().execute(query, list(key)).fetchone()
+        return None if found is None else dict(zip(columns, found, strict=True))
+
     def read(self, wanted: Mapping[TableRead, Sequence[tuple[Any, ...]]]) -> tuple[dict[str, list[Row]], Lsn]:
         """The rows with these keys that there are, per table, all in one snapshot; and a WAL position read before it.
 

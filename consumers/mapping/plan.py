@@ -15,7 +15,7 @@ from uuid import UUID
 
 from bson import ObjectId
 
-from connectors.errors import DecodeFailed, MappingFailed
+from connectors.errors import DecodeFailed, ExpressionFailed, MappingFailed
 from connectors.postgres.catalog import Column, Table
 from consumers.mapping import filters, spec
 from consumers.mapping.codecs import CODECS
@@ -161,9 +161,10 @@ class RowPlan:
         try:
             return self.where(natives, now_us) is True
         except (ValueError, TypeError, ArithmeticError) as error:
-            raise MappingFailed(
-                f"{self.table.name}: `where` cannot be evaluated for a row: {error}",
+            raise ExpressionFailed(
+                f"{self.table.name}: `where` cannot be evaluated for a row: {type(error).__name__}",
                 remedy="mend the row or the condition; then retry the parked event",
+                details={"message": str(error)},
             ) from error
 
     def id_of(self, key: Key) -> ObjectId:
@@ -181,7 +182,7 @@ class RowPlan:
         Raises MappingFailed, naming table and column.
         """
         fields: Document = {}
-        column = ""
+        column, failed = "", MappingFailed
         try:
             for name, column, convert in self.fields:
                 if column in natives:
@@ -191,16 +192,18 @@ class RowPlan:
                 if column in natives:
                     value = natives[column]
                     fields[name] = None if value is None else object_id(table, (value,))
+            failed = ExpressionFailed
             for name, compute, convert in self.computed:
                 column = name
                 value = compute(natives, now_us)
                 fields[name] = value if value is None or convert is None else convert(value)
         except (MappingFailed, ValueError, TypeError, ArithmeticError) as error:
-            what = error.what if isinstance(error, MappingFailed) else f"{type(error).__name__}: {error}"
-            raise MappingFailed(
+            what = error.what if isinstance(error, MappingFailed) else type(error).__name__
+            raise failed(
                 f"{self.table.name}.{column}: {what}",
                 remedy="mend the row, or omit the column in the mapping; then retry the parked event",
                 column=column,
+                details={"message": str(error)},
             ) from error
         fields.update(self.constants)
         return {name: fields[name] for name in self.names if name in fields}

@@ -6,16 +6,16 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from connectors.errors import Broken, Misused, NotComplete, SyncError
-from sync import settings as settings_reader
-from sync.cli import dev
+from sync.cli import dead_letters, dev
 from sync.cli.demo import demo
 from sync.cli.init import init
+from sync.cli.options import Config, Json, MappingFile
+from sync.cli.options import read_settings as _settings
 from sync.cli.output import (
     LoadProgress,
     err,
@@ -30,7 +30,6 @@ from sync.cli.output import (
     print_token,
 )
 from sync.cli.preflight import preflight
-from sync.settings import Settings
 
 app = typer.Typer(
     name="tandem",
@@ -40,19 +39,10 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(dev.app, name="dev")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(demo)
 app.command()(init)
 app.command()(preflight)
-
-Config = Annotated[
-    Path | None, typer.Option("--config", help="Configuration file [default: tandem.yaml, if there is one].")
-]
-MappingFile = Annotated[Path | None, typer.Option("--mapping", help="Mapping file [default: mapping.yaml].")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; logs on stderr.")]
-
-
-def _settings(config: Path | None, mapping: Path | None) -> Settings:
-    return settings_reader.read(config, mapping)
 
 
 @app.command()
@@ -212,7 +202,7 @@ def run(
     tally = root.Consumers(_settings(config, mapping), log, until_caught_up=until_caught_up).run(
         stopping.is_set
     )
-    names = ("events", "rows", "reread", "batches", "conflicts", "parked", "untangled")
+    names = ("events", "rows", "reread", "batches", "conflicts", "parked", "healed", "untangled")
     if json:
         print_json({name: getattr(tally, name) for name in names})
     else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from connectors.debezium.connect import Connect
 from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger
+from connectors.mongo import ledger, parked
 from connectors.mongo.client import Database
+from connectors.mongo.parked import Parked
 from connectors.mongo.transaction import Transactions
 from connectors.postgres import slots
 from connectors.postgres.client import connect, translated
@@ -58,6 +60,9 @@ class StatusReport:
     wal_bytes: int | None = None
     records: int | None = None
     parked: int | None = None
+    #: how many rows are parked, by class
+    parked_classes: dict[str, int] = field(default_factory=dict)
+    parked_oldest: Parked | None = None
 
     @property
     def ok(self) -> bool:
@@ -72,6 +77,11 @@ class StatusReport:
                 {"name": p.name, "ok": p.ok, "what": p.what, **({"remedy": p.remedy} if p.remedy else {})}
                 for p in self.parts
             ],
+            "parked": {
+                "rows": self.parked,
+                "classes": self.parked_classes,
+                "oldest": _oldest(self.parked_oldest),
+            },
             "lag": {"wal_bytes": self.wal_bytes, "records": self.records, "parked": self.parked},
             "collections": [
                 {
@@ -178,12 +188,17 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
     left_out = ledger.left_out(db)
     jobs += "; left out by on_schema_change: " + ", ".join(left_out) if left_out else ""
     if found.parked:
-        with mongo.translated():
-            first = db[ledger.PARKED].find_one({}) or {}
-        what = f"{found.parked} rows are parked, the first: {first.get('table')} {first.get('key')}: "
-        what += str(first.get("reason"))
+        report.parked_classes, first = parked.by_class(db), parked.oldest(db)
+        report.parked_oldest = first
+        classes = ", ".join(f"{name} {n}" for name, n in sorted(report.parked_classes.items()))
+        what = f"{found.parked} rows are parked ({classes})"
+        if first is not None:
+            what += f", the oldest since {_when(first)}: {first.id}: {first.reason}"
         return Part(
-            "MongoDB", False, what + jobs, "mend the row or the mapping; see docs/operations.md, Parked rows"
+            "MongoDB",
+            False,
+            what + jobs,
+            "see `tandem dead-letters list`; mend the row or the mapping (docs/operations.md, Parked rows)",
         )
     return Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")
 
@@ -213,6 +228,16 @@ def _reload(db: Database, found: Ledger) -> Part | None:
         why = "; ".join(f"{job.table}: {job.why}" for job in ledger.rereads(db))
         return Part("reload", False, f"to be read again: {why}", "run `tandem snapshot`")
     return None
+
+
+def _when(one: Parked) -> str:
+    return datetime.fromtimestamp(one.since_ms / 1_000, UTC).isoformat(timespec="seconds")
+
+
+def _oldest(one: Parked | None) -> dict[str, object] | None:
+    if one is None:
+        return None
+    return {"key": one.id, "class": one.parked_class, "since": _when(one), "reason": one.reason}
 
 
 def _kafka(

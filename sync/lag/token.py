@@ -26,6 +26,8 @@ from connectors.settings import SourceEndpoint
 
 #: while WAL has still to come
 _CHECK_EVERY_S = 2.0
+#: a row that failed again and again is tried at least that often (consumers.dead_letters), and a bit
+_HEALED_WITHIN_S = 35.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class Ledger:
     jobs: int
     parked: int
     rereads: tuple[str, ...] = ()
+    #: of the parked rows those that the consumers are about to try again
+    healing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +61,16 @@ class Standing:
 
     missing: list[str] = field(default_factory=list)
     parked: int = 0
+    healing: int = 0
     held: list[str] = field(default_factory=list)
     rereads: tuple[str, ...] = ()
     behind: int = 0
     token: Token | None = None
+
+    @property
+    def only_parked(self) -> bool:
+        """Nothing is missing but what is parked."""
+        return len(self.missing) == 1 and self.parked > 0
 
 
 def read_ledger(transactions: Transactions) -> Ledger:
@@ -70,14 +80,16 @@ def read_ledger(transactions: Transactions) -> Ledger:
         found = {p.partition: p for p in map(Position.of, tx.find(ledger.POSITIONS, {}))}
         jobs = tx.find(ledger.JOBS, {})
         again = tuple(job.table for job in ledger.rereads_of(jobs))
-        return Ledger(found, len(jobs) - len(again), len(tx.find(ledger.PARKED, {}, {"_id": 1})), again)
+        waiting = tx.find(ledger.PARKED, {}, {"due": 1})
+        healing = sum(bool(d.get("due")) for d in waiting)
+        return Ledger(found, len(jobs) - len(again), len(waiting), again, healing)
 
     return transactions.repeat(work)
 
 
 def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
     """Whether the ledger is complete: read after these ends, which were read after the slot confirmed lsn. Pure."""
-    standing = Standing(parked=found.parked)
+    standing = Standing(parked=found.parked, healing=found.healing)
     for partition, end in ends.items():
         position = found.positions.get(partition)
         standing.behind += max(0, end - (position.at if position else 0))
@@ -212,24 +224,42 @@ class Completeness:
     ) -> Token:
         """Return when complete as of lsn. Raises NotComplete after timeout_s, or when only parked rows are missing."""
         until = None if timeout_s is None else time.monotonic() + timeout_s
-        pause = 0.02
+        pause, patience = 0.02, Patience()
         while True:
             standing = self.look(lsn)
             if standing.token is not None:
                 return standing.token
             tell(standing)
-            only_parked = len(standing.missing) == 1 and standing.parked > 0
-            if only_parked or (until is not None and time.monotonic() >= until):
+            if patience.at_an_end(standing) or (until is not None and time.monotonic() >= until):
                 raise NotComplete(
                     f"the target is not complete as of {lsn}: {'; '.join(standing.missing)}",
-                    remedy="mend the parked rows" if only_parked else _remedy(standing),
+                    remedy=_remedy(standing),
                     lsn=str(lsn),
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.5)
 
 
+class Patience:
+    """When it is no use to wait: only parked rows are missing, and no consumer is about to try them again."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def at_an_end(self, standing: Standing) -> bool:
+        """Look at one standing after the other."""
+        if not standing.only_parked:
+            self._since = None
+            return False
+        if not standing.healing:
+            return True
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since > _HEALED_WITHIN_S
+
+
 def _remedy(standing: Standing) -> str:
+    if standing.only_parked:
+        return "see `tandem dead-letters list`; mend the rows, or the mapping, then `tandem dead-letters retry --all`"
     if standing.held or standing.rereads:
         return "run `tandem snapshot`, or wait for it; `tandem status` says what it waits for"
     return "wait longer (--timeout), and see `tandem status`: do consumers and connector run?"

@@ -15,9 +15,17 @@ from typing import Any
 
 from bson import Int64, ObjectId
 
-from connectors.errors import Moved, Refused, Stopped, SyncError, TargetNotReady, Unappliable
+from connectors.errors import (
+    Moved,
+    Refused,
+    Stopped,
+    SyncError,
+    TargetNotReady,
+    TooMuchAtOnce,
+    Unappliable,
+)
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, schema
+from connectors.mongo import ledger, parked, schema
 from connectors.mongo.client import Database
 from connectors.mongo.transaction import Transaction, Transactions, Write, write
 from connectors.postgres import slots
@@ -433,10 +441,10 @@ class _ChunkLoad:
 
         try:
             self.transactions.repeat(work)
-        except Unappliable as trouble:
-            if len(piece) == 1:
+        except (Unappliable, TooMuchAtOnce) as trouble:
+            if len(piece) == 1 and isinstance(trouble, Unappliable):
                 self._park(use, piece[0][0], trouble)
-            elif piece:
+            elif len(piece) > 1:
                 half = len(piece) // 2
                 self._write(use, piece[:half])
                 self._write(use, piece[half:])
@@ -479,15 +487,15 @@ class _ChunkLoad:
 
         def work(tx: Transaction) -> None:
             ledger.claim(tx, self.claim)
-            ledger.park(
+            parked.park(
                 tx,
                 parked_id(use.table.name, key),
                 table=use.table.name,
                 key=row_key(key),
                 partition="",
-                code=trouble.code,
-                reason=trouble.what,
-                event={"at": None, "code": trouble.code},
+                trouble=trouble,
+                now_ms=time.time_ns() // 1_000_000,
+                lsn=self.loader._lsn,
             )
 
         self.transactions.repeat(work)

@@ -13,7 +13,7 @@ import orjson
 
 from connectors.errors import Unappliable, UniqueTaken
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger
+from connectors.mongo import ledger, parked
 from connectors.mongo.client import Document
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
@@ -185,15 +185,14 @@ class Walk:
     def _park(self, key: Key, trouble: Unappliable) -> None:
         """A row that cannot be written, under the hold."""
         self._transact(
-            lambda tx: ledger.park(
+            lambda tx: parked.park(
                 tx,
                 parked_id(self.table.name, key),
                 table=self.table.name,
                 key=row_key(key),
                 partition="",
-                code=trouble.code,
-                reason=trouble.what,
-                event={"at": None, "code": trouble.code},
+                trouble=trouble,
+                now_ms=time.time_ns() // 1_000_000,
             )
         )
         with self.of._lock:

@@ -230,11 +230,16 @@ class MemoryTransaction:
         self._store, self._open = store, transaction
 
     def find(
-        self, collection: str, query: Mapping[str, Any], fields: Mapping[str, Any] | None = None
+        self,
+        collection: str,
+        query: Mapping[str, Any],
+        fields: Mapping[str, Any] | None = None,
+        *,
+        most: int = 0,
     ) -> list[Document]:
-        """All documents that match."""
+        """All documents that match, or so many of them."""
         self._store.before(f"find {collection}")
-        return [_shown(d, fields) for d in self._matching(collection, query)]
+        return [_shown(d, fields) for d in self._matching(collection, query)[: most or None]]
 
     def one(self, collection: str, query: Mapping[str, Any]) -> Document | None:
         """The document that matches, or None."""

@@ -100,6 +100,7 @@ def _set(*names: str) -> frozenset[str]:
 _ZOMBIES = {"busy": 0.2, "moves": 10.0, "pauses": 20, "partitions": 2, "tables": (TEAMS,), "width": 2}
 _FAMILY = {"busy": 0.2, "partitions": 2, "tables": (TEAMS, MEMBERS), "width": 2, "pauses": 2, "moves": 0.0}
 _EMPTIED = {"tables": (MEMBERS,), "width": 2, "partitions": 3}
+_PARKING = {"busy": 0.4, "partitions": 2, "width": 2, "pauses": 6}
 _BARE = _set("load", "bad", "tagged", "gone", "lost answer", "repeat", "markers", "unique", "truncate")
 
 
@@ -107,6 +108,7 @@ _LEDGER, _WORKER, _WRITE = "connectors.mongo.ledger", "consumers.worker:Worker",
 _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
 _RELOAD, _WALK, _RENEW = "sync.snapshot.reload", "sync.snapshot.walk", "sync.setup.renew"
 _LOST = _set("lost slot", "delete", "flip")
+_LETTERS, _PARKED = "consumers.dead_letters", "connectors.mongo.parked"
 
 MUTANTS = (
     # 1: the position lies in the transaction of the rows
@@ -512,7 +514,12 @@ MUTANTS = (
     ),
     # 10: parked
     Mutant(
-        "dropped, not parked", 10, f"{_WORKER}._park_record", "self._park(", "(lambda *_: None)(", _set("bad")
+        "dropped, not parked",
+        10,
+        f"{_LETTERS}:Parking.alone",
+        "parked.park(",
+        "(lambda *_, **__: None)(",
+        _set("bad"),
     ),
     Mutant(
         "parked: without halving",
@@ -527,10 +534,114 @@ MUTANTS = (
         "parked: what comes later is applied",
         10,
         f"{_WORKER}._apply",
-        "if behind and parked_id(event.table, op.key) in behind:",
+        "if row_id in behind:",
         "if False:",
         _set("bad"),
-        survives="parking behind is for readers: what is retried is read",
+        survives="it is tried again all the same, and read then: parking behind is for readers",
+    ),
+    Mutant(
+        "behind: not to be tried again",
+        10,
+        f"{_PARKED}:park_behind",
+        '"due": True',
+        '"due": False',
+        _set("bad", "crash"),
+    ),
+    Mutant("heal: never", 10, f"{_WORKER}._heal", "if not ready:", "if True:", _set("bad")),
+    Mutant(
+        "heal: forgotten with the worker that knew",
+        10,
+        f"{_WORKER}._place",
+        "parked.due(self.transactions.db, [p.id for p in mine]) if mine else ()",
+        "()",
+        _set("bad", "crash", "rebalance"),
+    ),
+    Mutant(
+        "heal: a failed try is the last, whatever came meanwhile",
+        10,
+        f"{_PARKED}:failed",
+        ', "count": Int64(count)',
+        "",
+        _set("bad", "retry"),
+        mood=_PARKING,
+        survives="the worker that has put the event behind knows of it too: it would have to die just then",
+    ),
+    Mutant(
+        "truncate: what was parked stays",
+        10,
+        f"{_WORKER}._jobs",
+        "parked.void_below",
+        "(lambda *_, **__: None) if True else parked.void_below",
+        needs=_set("truncate", "bad"),
+        without=_set("load"),
+        mood={"width": 2},
+    ),
+    Mutant(
+        "truncate: what was parked later goes too",
+        10,
+        f"{_PARKED}:void_below",
+        ', "lsn": {"$lt": Int64(lsn)}',
+        "",
+        needs=_set("truncate", "bad"),
+        without=_set("load"),
+        mood={"width": 2},
+    ),
+    Mutant(
+        "retry: nothing is settled",
+        10,
+        f"{_LETTERS}:Settler._together",
+        "parked.settled(tx, [i for row in still for i in row.ids])",
+        "pass",
+        _set("bad"),
+    ),
+    Mutant(
+        "retry: settled, not written",
+        10,
+        f"{_LETTERS}:Settler._together",
+        "self._writer.apply(tx, ops, careful=careful)",
+        "pass",
+        _set("bad"),
+    ),
+    Mutant(
+        "retry: what others have settled is written all the same",
+        10,
+        f"{_LETTERS}:Settler._together",
+        "if any(i in counts for i in row.ids)]",
+        "]",
+        _set("bad", "retry"),
+        mood=_PARKING,
+        survives="the row is read in a transaction that has written its positions: it is as right as the first time",
+    ),
+    Mutant(
+        "retry: while the table is held",
+        10,
+        f"{_LETTERS}:Settler._together",
+        "ledger.touch(tx, partitions, self._plan.follows)",
+        'tx.update(ledger.POSITIONS, {"_id": partitions[0].id}, {"$inc": {"touched": 1}})',
+        _set("bad", "retry", "load"),
+        survives="what a load has parked it does not write again; tests/unit/test_dead_letters.py shows it",
+    ),
+    Mutant(
+        "retry: positions are not written",
+        10,
+        f"{_LETTERS}:Settler._together",
+        "ledger.touch(tx, partitions, self._plan.follows)",
+        "None",
+        _set("bad", "retry"),
+        _set("load"),
+        mood=_PARKING,
+        survives="who writes a parked row writes what is parked of it too, and conflicts there; a record without a key"
+        " has no such guard, and no history has one",
+    ),
+    Mutant(
+        "retry: rows tied by a unique value are not found",
+        10,
+        f"{_LETTERS}:Settler._group",
+        "if not careful:",
+        "if False:",
+        _set("bad", "unique", "swap"),
+        _set("load"),
+        survives="the worker has mostly untied them before: tests/unit/test_dead_letters.py",
     ),
     # 11: unique values
     Mutant(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import cache, partial
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -25,19 +25,18 @@ from uuid import UUID
 import orjson
 from bson import Decimal128, ObjectId
 
+import consumers.dead_letters as dead_letters
 import consumers.worker as worker_module
 import sync.snapshot.lease as lease_module
 import sync.snapshot.load as load_module
 import sync.snapshot.reload as reload_module
 import sync.snapshot.walk as walk_module
 from connectors.errors import Moved, Refused, ServerGone, Unappliable, Unavailable, UniqueTaken
-from connectors.mongo import client, ledger
+from connectors.mongo import client, ledger, parked
 from connectors.postgres.catalog import Column, Table
-from consumers.apply.decide import Read
-from consumers.apply.untangle import parked_id
-from consumers.apply.write import RowWriter
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan
+from consumers.records import Decoder
 from consumers.worker import Worker
 from sync.settings import Limits
 from sync.setup.renew import replace_slot
@@ -216,6 +215,7 @@ FEATURES = (
     "toast",
     "savepoint",
     "bad",
+    "retry",
     "unique",
     "load",
     "tagged",
@@ -410,7 +410,8 @@ class World:
             "translated": lambda *_: nullcontext(),
         }
         with ExitStack() as stack:
-            stack.enter_context(patch.object(worker_module, "time", time))
+            for module in (worker_module, dead_letters):
+                stack.enter_context(patch.object(module, "time", time))
             patches["CurrentRows"] = lambda *_: self.rows
             for module in (load_module, lease_module, reload_module, walk_module):
                 for name, twin in patches.items():
@@ -532,6 +533,7 @@ class World:
                 self._load,
                 self._reload,
                 self._lose_slot,
+                self._retries,
             ),
             (
                 30 if alone else 12,
@@ -543,6 +545,7 @@ class World:
                 3 if held and not deep else 0,
                 self._wants_reload() if not deep else 0,
                 0.3 if "lost slot" in on and self.slot else 0,
+                15 if "retry" in on and not deep and self.store.collection(ledger.PARKED) else 0,
             ),
         )
         step()
@@ -957,7 +960,9 @@ class World:
         self.parked_ever = len(self.store.collection(ledger.PARKED))
         if "bad" not in self.features and self.parked_ever:
             raise Failed(f"parked though it could be applied: {self.store.collection(ledger.PARKED)}")
-        self._as(me, self._retry)
+        self._moot()
+        for _ in range(3):
+            self._as(me, self._retry)
 
     def _unrest(self) -> dict[str, Any]:
         ends = {p.id: len(log) for p, log in self.topics.logs.items()}
@@ -966,6 +971,8 @@ class World:
             for _id, p in self.store.collection(ledger.POSITIONS).items()
             if p["holder"] is not None or p["at"] != ends[_id]
         }
+        if due := [_id for _id, d in self.store.collection(ledger.PARKED).items() if d.get("due")]:
+            found["to be tried again"] = due
         if self.store.collection(ledger.JOBS):
             found["jobs"] = list(self.store.collection(ledger.JOBS).values())
         return found
@@ -973,28 +980,41 @@ class World:
     def _at_rest(self) -> bool:
         return not self._unrest()
 
+    def _moot(self) -> None:
+        """What became of a row after it was parked has come as an event, and healed it, unless it is still bad."""
+        if "unique" in self.features:  # what is tied to a bad row waits with it, and nothing comes behind
+            return
+        for found in self.store.collection(ledger.PARKED).values():
+            key = (orjson.loads(found["key"])[0],)
+            row = self.pg.written[found["table"]].get(key)
+            if found["class"] == "data" and not (row and BAD in row.values()):
+                raise Failed(f"parked, though it has changed since: {found['_id']} {found['reason']}")
+
+    def _retries(self) -> None:
+        """`tandem dead-letters retry --all`, beside all else."""
+        self.serial += 1
+        actor = Actor(f"retry{self.serial}")
+
+        def body() -> None:
+            try:
+                self._retry()
+            except Unavailable as error:
+                self.say(f"{actor.name} ends: {error}")
+
+        self._as(actor, body)
+
     def _retry(self) -> None:
         """What is parked is read anew, all that it is tied to with it, and settled."""
-        transactions = MemoryTransactions(self.store.db)
-        writer = RowWriter(self.plan, self.rows, lambda: NOW_US)
-        for _ in range(3):
-            for found in sorted(self.store.collection(ledger.PARKED).values(), key=lambda d: d["_id"]):
-                name = found["table"]
-                key = self.plan.tables[name].key_from_texts([str(v) for v in orjson.loads(found["key"])])
-
-                def work(tx: Any, careful: bool, name: str = name, key: Key = key) -> None:
-                    ledger.touch(tx, [self.topics.home(name, key)])
-                    ops = {name: {key: Read(key, True, None, 0)}}
-                    writer.apply(tx, ops, careful=careful)
-                    tx.delete(ledger.PARKED, {"_id": parked_id(name, key)})
-
-                try:
-                    try:
-                        transactions.repeat(partial(work, careful=False))
-                    except UniqueTaken:
-                        transactions.repeat(partial(work, careful=True))
-                except Unappliable as trouble:
-                    self.say(f"stays parked: {found['_id']}: {trouble}")
+        settler = dead_letters.Settler(
+            MemoryTransactions(self.store.db),  # type: ignore[arg-type]
+            self.rows,
+            self.plan,
+            Decoder(self.plan, PLACEHOLDER, {p.topic: p.topic.split(".", 1)[1] for p in self.topics.logs}),
+            lambda: NOW_US,
+            lambda: ledger.positions(self.store.db).values(),  # type: ignore[arg-type]
+        )
+        for outcome in settler.settle(parked.all_parked(self.store.db)):  # type: ignore[arg-type]
+            self.say(f"retry: {outcome.parked.id}: {outcome.fate} {outcome.reason}")
 
     # -- the judge -----------------------------------------------------------------------------------------------
     def _judge(self) -> None:

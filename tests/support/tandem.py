@@ -74,10 +74,9 @@ class Tandem:
             sys.executable,
             "-m",
             "sync.cli",
-            arguments[0],
+            *arguments,
             "--mapping",
             str(self.mapping),
-            *arguments[1:],
         ]
 
 
