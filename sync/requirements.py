@@ -97,22 +97,67 @@ def of_table(where: str, table: Table) -> Iterable[Complaint]:
         yield Complaint(
             f"{where} is not logged, so its changes are in no WAL", f"ALTER TABLE {name} SET LOGGED"
         )
+    names = [column.name for column in table.columns]
+    if alike := [name for name in names if sum(name.lower() == other.lower() for other in names) > 1]:
+        yield Complaint(
+            f"{where} has columns that differ only by case, which Debezium refuses: {', '.join(alike)}",
+            f"ALTER TABLE {quoted(table.name)} RENAME COLUMN ...",
+        )
+    yield from of_key(where, table)
+
+
+def quoted(name: str) -> str:
+    """`schema.table` as SQL wants it."""
+    return ".".join(_quoted(part) for part in name.split(".", 1))
+
+
+def _quoted(name: str) -> str:
+    if re.fullmatch(r"[a-z_][a-z0-9_$]*", name):
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
+def of_key(where: str, table: Table) -> Iterable[Complaint]:
+    """What is wrong with the key that tells its rows apart: it has to be unique, and old rows have to have it."""
+    alter = f"ALTER TABLE {quoted(table.name)}"
     if not table.key:
-        yield Complaint(f"{where} has no primary key", f"ALTER TABLE {name} ADD PRIMARY KEY (...)")
-    elif table.replica_identity == "n":
+        yield Complaint(
+            f"{where} has no primary key, and no unique index over NOT NULL columns that could stand for it",
+            f"{alter} ADD PRIMARY KEY (...)",
+        )
+        return
+    key = f"({', '.join(table.key)})"
+    stands = [unique for unique in table.uniques if set(unique.columns) == set(table.key)]
+    if set(table.key) != set(table.primary) and not stands:
+        yield Complaint(
+            f"{where} has no unique index over just {key}: one that is valid, immediate, without a condition or an"
+            " expression, over NOT NULL columns",
+            f"CREATE UNIQUE INDEX ON {quoted(table.name)} ({', '.join(map(_quoted, table.key))}), with the columns"
+            " SET NOT NULL; or take another `key:`",
+        )
+        return
+    identity = f"USING INDEX {_quoted(stands[0].name)}" if stands else "DEFAULT"
+    if table.replica_identity == "n":
         yield Complaint(
             f"{where} has REPLICA IDENTITY NOTHING: its updates and deletes would be refused",
-            f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
+            f"{alter} REPLICA IDENTITY {identity}",
         )
+    elif set(table.key) <= table.carried:
+        for leaf, carried in table.leaves:
+            if not set(table.key) <= carried:
+                yield Complaint(
+                    f"{where} has a partition {leaf} whose REPLICA IDENTITY does not carry the key {key}",
+                    f"ALTER TABLE {quoted(leaf)} REPLICA IDENTITY {'DEFAULT' if not stands else 'FULL'}",
+                )
     elif table.replica_identity == "i":
         yield Complaint(
-            f"{where} has REPLICA IDENTITY USING INDEX: its deletes would not carry the primary key",
-            f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT",
+            f"{where} has REPLICA IDENTITY USING INDEX of other columns: its deletes would not carry the key {key}",
+            f"{alter} REPLICA IDENTITY {identity}; or map it with `key: [{', '.join(sorted(table.carried))}]`",
         )
-    if table.has_children:
+    else:
         yield Complaint(
-            f"{where} has tables that inherit from it: its rows and theirs come in different streams",
-            "map the inheriting tables, each to a collection of its own",
+            f"{where} has a REPLICA IDENTITY that does not carry the key {key}",
+            f"{alter} REPLICA IDENTITY {identity}",
         )
 
 

@@ -29,7 +29,7 @@ class Selected(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TableRead:
-    """How rows of one table are read. casts: the key columns' types as SQL."""
+    """How rows of one table are read. casts: the key columns' types as SQL. alone: without tables that inherit."""
 
     table: str
     columns: tuple[Selected, ...]
@@ -37,11 +37,17 @@ class TableRead:
     casts: tuple[str, ...]
     #: collations of the key columns as SQL, empty where there is none
     collations: tuple[str, ...] = ()
+    alone: bool = False
+
+    @property
+    def source(self) -> sql.Composed:
+        """What stands behind FROM."""
+        return sql.SQL("ONLY {}" if self.alone else "{}").format(identifier(self.table))
 
     def select(self) -> sql.Composed:
         """`SELECT columns FROM table`."""
         columns = [_asked(c).format(sql.Identifier(c.name)) for c in self.columns]
-        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), identifier(self.table))
+        return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), self.source)
 
 
 def _asked(column: Selected) -> sql.SQL:
@@ -127,13 +133,11 @@ class SnapshotReader:
                     n=sql.Identifier("tandem: row number"),
                     text=text,
                     key=key,
-                    table=identifier(read.table),
+                    table=read.source,
                     every=sql.Literal(every),
                 )
             ).fetchall()
-            count = self._session.execute(
-                sql.SQL("SELECT count(*) FROM {}").format(identifier(read.table))
-            ).fetchone()
+            count = self._session.execute(sql.SQL("SELECT count(*) FROM {}").format(read.source)).fetchone()
         assert count is not None
         return [tuple(row) for row in found[1:]], count[0]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -106,9 +106,15 @@ def published_tables(session: Session, publication: str) -> list[str] | None:
     return [row[0] for row in rows.fetchall()]
 
 
-def publish(session: Session, publication: str, tables: Sequence[str]) -> None:
-    """Create the publication, or make it publish just these tables; a partitioned one through its root."""
-    names = sql.SQL(", ").join(sql.Identifier(*table.split(".", 1)) for table in tables)
+def publish(session: Session, publication: str, tables: Mapping[str, bool]) -> None:
+    """Create the publication, or make it publish just these tables; a partitioned one through its root.
+
+    tables: each with whether it is published alone, without the tables that inherit from it.
+    """
+    names = sql.SQL(", ").join(
+        sql.SQL("ONLY {}" if alone else "{}").format(sql.Identifier(*table.split(".", 1)))
+        for table, alone in tables.items()
+    )
     if published_tables(session, publication) is None:
         session.execute(
             sql.SQL("CREATE PUBLICATION {} FOR TABLE {} WITH (publish_via_partition_root = true)").format(

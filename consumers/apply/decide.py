@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from connectors.errors import DecodeFailed
 from connectors.events import ChangeEvent, Operation
 from consumers.mapping.plan import Key, TablePlan
 from consumers.mapping.values import NotFaithful
@@ -53,7 +52,7 @@ def decide(event: ChangeEvent, table: TablePlan) -> RowOp:
     with other columns than the plan was made for, from before or after a change of the table, has the row
     read: as it is now is always right. So has one whose event holds a value that may not be the row's.
     """
-    key = table.key_of(_key_natives(event, table))
+    key = table.key_of_event(event.key)
     if event.op in (Operation.DELETE, Operation.TOMBSTONE) or event.row is None:
         return Gone(key, event.offset, event.lsn)
     create = event.op is not Operation.UPDATE
@@ -98,16 +97,6 @@ def merge(before: RowOp, op: RowOp) -> RowOp:
         )
     natives = op.natives if op.whole else {**before.natives, **op.natives}
     return replace(op, natives=natives, whole=before.whole or op.whole, create=before.create or op.create)
-
-
-def _key_natives(event: ChangeEvent, table: TablePlan) -> Mapping[str, Any]:
-    natives = table.from_event(event.key)
-    if any(natives.get(column) is None for column in table.key):
-        raise DecodeFailed(
-            f"{event.home.id} offset {event.offset}: the record's key lacks a column of {table.name}'s primary key",
-            remedy="was the primary key changed? run `tandem teardown` and set the pipeline up anew",
-        )
-    return natives
 
 
 def unknown_columns(event: ChangeEvent, table: TablePlan) -> frozenset[str]:

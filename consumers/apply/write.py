@@ -46,6 +46,7 @@ def table_read(table: TablePlan) -> TableRead:
         table.key,
         tuple(kinds[column].cast for column in table.key),
         tuple(kinds[column].collation for column in table.key),
+        table.table.alone,
     )
 
 
@@ -196,7 +197,7 @@ class RowWriter:
     @staticmethod
     def staged_document(use: RowPlan, row: Put, parent: ObjectId, now: int) -> Document:
         """A staged row: its parent, sort values, LSN and element. Raises MappingFailed."""
-        order = [sortable(row.natives[column]) for column in use.order]
+        order = [sortable(value) for value in use.sort_values(row.natives)]
         return {"p": parent, "o": order, "l": Int64(row.lsn), "d": use.document(row.natives, now)}
 
     # -- documents ---------------------------------------------------------------------------------------------

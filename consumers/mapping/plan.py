@@ -11,19 +11,18 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from bson import ObjectId
 
 from connectors.errors import DecodeFailed, ExpressionFailed, MappingFailed
 from connectors.postgres.catalog import Column, Table
-from consumers.mapping import filters, spec
-from consumers.mapping.codecs import CODECS
+from consumers.mapping import filters, keys, spec
 from consumers.mapping.composed import codec, codec_of
 from consumers.mapping.conversion import converter, unfit
 from consumers.mapping.ids import KeyValue, object_id, row_key
+from consumers.mapping.keys import KeyPart
 from consumers.mapping.spec import Path_
-from consumers.mapping.values import Codec, Convert
+from consumers.mapping.values import Codec, Convert, NotFaithful
 
 Natives = Mapping[str, Any]
 Document = dict[str, Any]
@@ -33,25 +32,24 @@ _BESIDE = {"indexes", "vector_search", "validator", "on_schema_change"}
 
 
 #: types whose staged values order in Python as they do in PostgreSQL (texts by code point)
-SORTABLE = frozenset(name for name, kind in CODECS.items() if kind.key) | {
-    "timestamp with time zone",
-    "timestamp without time zone",
-    "date",
-    "time without time zone",
-    "boolean",
-    "double precision",
-    "real",
-} - {"enum", "character"}
-
-
-#: how a key's value is read back from its text; text where not named
-KEY_FROM_TEXT: dict[str, Callable[[str], KeyValue]] = {
-    "smallint": int,
-    "integer": int,
-    "bigint": int,
-    "oid": int,
-    "uuid": UUID,
-}
+SORTABLE = frozenset(
+    {
+        "smallint",
+        "integer",
+        "bigint",
+        "oid",
+        "text",
+        "character varying",
+        "uuid",
+        "timestamp with time zone",
+        "timestamp without time zone",
+        "date",
+        "time without time zone",
+        "boolean",
+        "double precision",
+        "real",
+    }
+)
 
 
 class ColumnPlan(NamedTuple):
@@ -65,8 +63,8 @@ class ColumnPlan(NamedTuple):
 class TablePlan:
     """What is read of one table, whatever it is used for.
 
-    columns: those that some use needs, in the table's order; names: theirs. key: its primary key. reread:
-    those that no event carries faithfully, so that every change makes the row be read from PostgreSQL.
+    columns: those that some use needs, in the table's order; names: theirs. reread: those that no event
+    carries faithfully, so that every change makes the row be read from PostgreSQL.
     known: every column it had when the plan was made. sent: every column that an event of this table has,
     needed or not. needed: columns without which a row sent in part cannot be judged or placed by some use.
     """
@@ -86,19 +84,45 @@ class TablePlan:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """Its primary key's columns."""
+        """The columns that tell its rows apart: its primary key, or what stands for it."""
         return self.table.key
 
+    @cached_property
+    def _key_parts(self) -> tuple[KeyPart, ...]:
+        return tuple(keys.part(_column(self.table, name)) for name in self.table.key)
+
+    @cached_property
+    def _sent_key(self) -> dict[str, Callable[[Any], KeyValue]]:
+        return {name: keys.event_part(_column(self.table, name)) for name in self.table.key}
+
+    @property
+    def one_partition(self) -> bool:
+        """Whether the same key may be sent in several forms: only a topic of one partition keeps their order."""
+        return any(keys.many_forms(_column(self.table, name)) for name in self.table.key)
+
     def key_of(self, natives: Natives) -> Key:
-        """The primary key's values, in its order."""
-        return tuple(natives[column] for column in self.table.key)
+        """The key's values, in its order."""
+        return tuple(natives[column] if of is None else of(natives[column]) for column, of in self._key_parts)
+
+    def key_of_event(self, sent: Natives) -> Key:
+        """The key that an event's record has. Raises DecodeFailed."""
+        if any(sent.get(column) is None for column in self.table.key):
+            raise DecodeFailed(
+                f"{self.name}: a record's key lacks a column of the table's key ({', '.join(self.table.key)})",
+                remedy="was the key changed? run `tandem teardown` and set the pipeline up anew",
+            )
+        try:
+            return tuple(of(sent[column]) for column, of in self._sent_key.items())
+        except (NotFaithful, ValueError, TypeError, ArithmeticError) as error:
+            raise DecodeFailed(
+                f"{self.name}: a record's key cannot be read: {type(error).__name__}",
+                remedy="has a key column's type changed? restart the consumers, then retry the parked event",
+            ) from error
 
     def key_from_texts(self, texts: Sequence[str]) -> Key:
         """A key from its values' texts, as `_sync.key` keeps them."""
-        types = {c.name: c.type for c in self.table.columns}
-        return tuple(
-            KEY_FROM_TEXT.get(types[c], str)(text) for c, text in zip(self.table.key, texts, strict=True)
-        )
+        types = [_column(self.table, name).type for name in self.table.key]
+        return tuple(keys.FROM_TEXT.get(kind, str)(text) for kind, text in zip(types, texts, strict=True))
 
     def from_event(self, sent: Natives) -> dict[str, Any]:
         """Native values of the needed columns that were sent. Raises DecodeFailed."""
@@ -129,24 +153,25 @@ class TablePlan:
 class RowPlan:
     """One use of a table: a collection's documents, or (array is set) elements of an array in them.
 
-    collection: the target's name. parent: of an embedded row, the columns with its parent's key, and the
-    parent's table. order: sort columns of an embedded row, its key last. needed: columns without which a
-    row that was sent in part cannot be judged or placed. names: the fields in their order.
+    collection: the target's name. references: field, the columns with the other row's key, its table.
+    parent_key: of an embedded row, the columns with its parent's key; parent_table: the parent's table.
+    order: sort columns of an embedded row, its key last. needed: columns without which a row that was sent in
+    part cannot be judged or placed. names: the fields in their order.
     """
 
     table: TablePlan
     collection: str
     array: str | None
     fields: tuple[tuple[str, str, Convert | None], ...]
-    references: tuple[tuple[str, str, str], ...]
+    references: tuple[tuple[str, tuple[KeyPart, ...], str], ...]
     computed: tuple[tuple[str, Callable[[Natives, int], Any], Convert | None], ...]
     constants: tuple[tuple[str, Any], ...]
     where: Callable[[Natives, int], Any] | None
     where_sql: str | None
     needed: frozenset[str]
-    parent_columns: tuple[str, ...]
+    parent_key: tuple[KeyPart, ...]
     parent_table: str
-    order: tuple[str, ...]
+    order: tuple[KeyPart, ...]
     names: tuple[str, ...]
 
     @property
@@ -173,8 +198,19 @@ class RowPlan:
 
     def parent_of(self, natives: Natives) -> ObjectId | None:
         """The `_id` of the parent's document; None where the row has no parent."""
-        values = tuple(natives[column] for column in self.parent_columns)
-        return None if None in values else object_id(self.parent_table, values)
+        return referred(self.parent_table, self.parent_key, natives)
+
+    @property
+    def parent_columns(self) -> tuple[str, ...]:
+        """The columns with its parent's key."""
+        return tuple(part.column for part in self.parent_key)
+
+    def sort_values(self, natives: Natives) -> list[Any]:
+        """What an embedded row is ordered by."""
+        return [
+            value if of is None or value is None else of(value)
+            for value, of in ((natives[column], of) for column, of in self.order)
+        ]
 
     def document(self, natives: Natives, now_us: int) -> Document:
         """The fields that these values give, in the mapping's order. Columns that are absent give none.
@@ -188,10 +224,10 @@ class RowPlan:
                 if column in natives:
                     value = natives[column]
                     fields[name] = value if value is None or convert is None else convert(value)
-            for name, column, table in self.references:
+            for name, parts, table in self.references:
+                column = parts[0].column
                 if column in natives:
-                    value = natives[column]
-                    fields[name] = None if value is None else object_id(table, (value,))
+                    fields[name] = referred(table, parts, natives)
             failed = ExpressionFailed
             for name, compute, convert in self.computed:
                 column = name
@@ -207,6 +243,17 @@ class RowPlan:
             ) from error
         fields.update(self.constants)
         return {name: fields[name] for name in self.names if name in fields}
+
+
+def referred(table: str, parts: Sequence[KeyPart], natives: Natives) -> ObjectId | None:
+    """The `_id` of the row that these columns point to; None where any of them is NULL."""
+    values = []
+    for column, of in parts:
+        native = natives[column]
+        if native is None:
+            return None
+        values.append(native if of is None else of(native))
+    return object_id(table, values)
 
 
 @dataclass(frozen=True)
@@ -283,8 +330,19 @@ class _Compiler:
     """Collects every mistake, then raises once."""
 
     def __init__(self, declared: spec.Mapping_, catalog: Mapping[str, Table]) -> None:
-        self.declared, self.catalog = declared, catalog
+        self.declared = declared
         self.mistakes: list[tuple[Path_, str]] = []
+        self.catalog = self._keyed(catalog)
+
+    def _keyed(self, catalog: Mapping[str, Table]) -> dict[str, Table]:
+        """Each table with the key that tells its rows apart."""
+        declared, found = self.declared.keys(), {}
+        for name, table in catalog.items():
+            key = keys.chosen(table, declared.get(name))
+            if any(table.column(column) is None for column in key):
+                key = table.key  # told where it stands
+            found[name] = replace(table, key=key)
+        return found
 
     def table_of(self, collection: str) -> str:
         return self.declared.collections[collection].table or ""
@@ -312,11 +370,8 @@ class _Compiler:
         foreign = shape.foreign_key if isinstance(shape, spec.Embed) else ()
         order = shape.order_by if isinstance(shape, spec.Embed) else ()
         self._columns_exist(path, shape, table, (*foreign, *order), order)
-        if parent is not None and len(foreign) != len(parent.key):
-            self.wrong(
-                (*path, "foreign_key"),
-                f"it has to name as many columns as {parent.name}'s key ({', '.join(parent.key)})",
-            )
+        if parent is not None and len(self.mistakes) == before:
+            self._refers((*path, "foreign_key"), table, foreign, parent)
         types = {c.name: c.type for c in table.columns}
         where = self._expression((*path, "where"), shape.where, types, boolean=True) if shape.where else None
         computed = {
@@ -335,14 +390,14 @@ class _Compiler:
         for column in shape.omit:
             self.unknown((*path, "omit"), table, column)
         self._conversions_fit(path, shape, table)
+        for column in shape.key or ():
+            self.unknown((*path, "key"), table, column)
         for name, reference in shape.references.items():
-            self.unknown((*path, "references", name), table, reference.column)
+            place = (*path, "references", name)
             target = self.catalog.get(self.table_of(reference.to))
-            if target is not None and len(target.key) != 1:
-                self.wrong(
-                    (*path, "references", name),
-                    f"'{reference.to}' has a key of {len(target.key)} columns: a reference needs one of one column",
-                )
+            unknown = [column for column in reference.columns if self.unknown(place, table, column)]
+            if target is not None and not unknown:
+                self._refers(place, table, reference.columns, target)
         for column in others:
             self.unknown((*path, "order_by" if column in order else "foreign_key"), table, column)
         for column in order:
@@ -353,14 +408,30 @@ class _Compiler:
                 )
         for column in table.key:
             kind = table.column(column)
-            if kind is not None and not codec_of(kind.resolved).key:
+            if kind is not None and keys.form(kind) is None:
                 self.wrong(
                     (*path, "from"),
-                    f"{table.name}.{column}: a primary key of type {kind.type} is not supported",
+                    f"{table.name}.{column}: Debezium's records cannot be told apart by a"
+                    f" {'generated column' if kind.generated else kind.type}; name the columns of another unique"
+                    " index over NOT NULL columns with `key:`, or give the table one",
                 )
 
+    def _refers(self, path: Path_, table: Table, columns: Sequence[str], target: Table) -> None:
+        """Whether these columns can hold the target's key."""
+        if not target.key:
+            return  # the target is refused for that
+        if len(columns) != len(target.key):
+            self.wrong(
+                path, f"it has to name as many columns as {target.name}'s key ({', '.join(target.key)})"
+            )
+            return
+        for holder, key in zip(columns, target.key, strict=True):
+            why = keys.refers(_column(table, holder), _column(target, key))
+            if why is not None:
+                self.wrong(path, f"{table.name}.{holder}: {why}")
+
     def _conversions_fit(self, path: Path_, shape: spec.Shape, table: Table) -> None:
-        without = {*shape.omit, *(r.column for r in shape.references.values() if r.keep is None)}
+        without = {*shape.omit, *(c for r in shape.references.values() if not r.keep for c in r.columns)}
         for column, wanted in shape.convert.items():
             place = (*path, "convert", column)
             if self.unknown(place, table, column):
@@ -395,15 +466,16 @@ class _Compiler:
         where: tuple[filters.Expression, Callable[[Natives, int], Any], str] | None,
         computed: Mapping[str, tuple[filters.Expression, Callable[[Natives, int], Any], str] | None],
     ) -> RowPlan:
-        left_out = {*shape.omit, *foreign, *(r.column for r in shape.references.values())}
+        pointing = {column for r in shape.references.values() for column in r.columns}
+        left_out = {*shape.omit, *foreign, *pointing}
         fields, names = [], []
         referenced: dict[str, list[str]] = {}
         for name, reference in shape.references.items():
-            referenced.setdefault(reference.column, []).append(name)
-            if reference.keep:
-                referenced[reference.column].append(reference.keep)
-                kept = _column(table, reference.column)
-                fields.append((reference.keep, kept.name, converter(kept, shape.convert.get(kept.name))))
+            referenced.setdefault(reference.columns[0], []).append(name)
+            for kept, column_name in reference.kept:
+                referenced.setdefault(column_name, []).append(kept)
+                held = _column(table, column_name)
+                fields.append((kept, column_name, converter(held, shape.convert.get(column_name))))
         for column in table.columns:
             if column.name not in left_out:
                 name = shape.rename.get(column.name, spec.camel_case(column.name))
@@ -412,26 +484,36 @@ class _Compiler:
             names += referenced.get(column.name, [])
         sort = tuple(dict.fromkeys((*order, *table.key))) if array else ()
         expressions = [e for e in (where, *computed.values()) if e is not None]
+        together = [r.columns for r in shape.references.values() if len(r.columns) > 1]
         needed = frozenset().union(
-            *(e[0].columns for e in expressions), foreign, sort if array else (), table.key
+            *(e[0].columns for e in expressions), foreign, sort if array else (), table.key, *together
         )
-        used = needed | {c for _, c, _ in fields} | {r.column for r in shape.references.values()}
+        used = needed | {c for _, c, _ in fields} | pointing
         return RowPlan(
             table=_table_plan(table, used, needed),
             collection=collection,
             array=array,
             fields=tuple(fields),
-            references=tuple((n, r.column, self.table_of(r.to)) for n, r in shape.references.items()),
+            references=tuple(
+                (n, self._parts(table, r.columns), self.table_of(r.to)) for n, r in shape.references.items()
+            ),
             computed=tuple((n, e[1], codec(e[2]).to_bson) for n, e in computed.items() if e is not None),
             constants=tuple(shape.constants.items()),
             where=where[1] if where else None,
             where_sql=where[0].sql() if where else None,
             needed=needed,
-            parent_columns=tuple(foreign),
+            parent_key=self._parts(table, foreign),
             parent_table=parent.name if parent else "",
-            order=sort,
+            order=tuple(
+                KeyPart(c, None) if _column(table, c).type in SORTABLE else keys.part(_column(table, c))
+                for c in sort
+            ),
             names=tuple(dict.fromkeys((*names, *shape.computed, *shape.constants))),
         )
+
+    @staticmethod
+    def _parts(table: Table, columns: Sequence[str]) -> tuple[KeyPart, ...]:
+        return tuple(keys.part(_column(table, name)) for name in columns)
 
 
 def _column(table: Table, name: str) -> Column:
@@ -472,7 +554,7 @@ def compile_plan(declared: spec.Mapping_, catalog: Mapping[str, Table], lines: s
         use = compiler.use(path, shape, name, None, None)
         if use is not None:
             documents[name] = use
-        parent = catalog.get(shape.table)
+        parent = compiler.catalog.get(shape.table)
         for array, embed in collection.embed.items():
             if parent is None:
                 continue
@@ -491,11 +573,9 @@ def _unique_without_nulls(
     compiler: _Compiler, path: Path_, use: RowPlan, collection: spec.Collection
 ) -> None:
     """PostgreSQL takes several NULLs in a unique column; a unique index of MongoDB takes one."""
-    nullable = {
-        field
-        for field, column, _ in (*use.fields, *use.references)
-        if not _column(use.table.table, column).not_null
-    }
+    columns = [(field, column) for field, column, _ in use.fields]
+    columns += [(field, part.column) for field, parts, _ in use.references for part in parts]
+    nullable = {field for field, column in columns if not _column(use.table.table, column).not_null}
     for number, index in enumerate(collection.indexes):
         if index.unique and index.partial is None and (bad := sorted(nullable & set(index.keys))):
             compiler.wrong(

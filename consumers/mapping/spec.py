@@ -21,6 +21,7 @@ def _as_tuple(value: Any) -> Any:
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 FieldName = Annotated[str, Field(pattern=r"^[^.$\x00][^.\x00]*$")]
+FieldNames = Annotated[tuple[FieldName, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 TableName = Annotated[str, Field(pattern=r"^[^.\x00]+\.[^.\x00]+$")]
 
 
@@ -29,13 +30,25 @@ class _Part(BaseModel):
 
 
 class Reference(_Part):
-    """A foreign key that becomes the computed `_id` of the document it points to."""
+    """A foreign key that becomes the computed `_id` of the document it points to; null where any column is NULL."""
 
-    column: str
+    #: The columns that hold the key of the collection pointed to, in that key's order.
+    columns: Columns = Field(alias="column")
     #: The collection pointed to; its source table's ids are computed.
     to: str
-    #: Also keep the PostgreSQL value, in this field.
-    keep: FieldName | None = None
+    #: Also keep the PostgreSQL values, in these fields: one for each column.
+    keep: FieldNames | tuple[()] = ()
+
+    @model_validator(mode="after")
+    def _each_is_kept(self) -> Reference:
+        if self.keep and len(self.keep) != len(self.columns):
+            raise ValueError(f"'keep' needs a field for each of the {len(self.columns)} columns")
+        return self
+
+    @property
+    def kept(self) -> tuple[tuple[str, str], ...]:
+        """(field, column) of what is kept besides."""
+        return tuple(zip(self.keep, self.columns, strict=False))
 
 
 class Prefix(_Part):
@@ -70,6 +83,8 @@ class Shape(_Part):
     """How the rows of one table become documents, or elements of an array."""
 
     table: TableName = Field(alias="from")
+    #: What tells its rows apart, where that is not the primary key; the same wherever the table is used.
+    key: Columns | None = None
     #: A condition in the SQL subset of `filters`; a row for which it is not true is not there.
     where: str | None = None
     rename: dict[str, FieldName] = {}
@@ -131,6 +146,7 @@ class Collection(_Part):
 
     table: TableName | None = Field(default=None, alias="from")
     id: Literal["objectid"] = "objectid"
+    key: Columns | None = None
     where: str | None = None
     rename: dict[str, FieldName] = {}
     omit: tuple[str, ...] = ()
@@ -147,7 +163,18 @@ class Collection(_Part):
 
     @model_validator(mode="after")
     def _rows_need_a_table(self) -> Collection:
-        for name in ("where", "rename", "omit", "constants", "computed", "references", "convert", "embed"):
+        options = (
+            "key",
+            "where",
+            "rename",
+            "omit",
+            "constants",
+            "computed",
+            "references",
+            "convert",
+            "embed",
+        )
+        for name in options:
             if self.table is None and getattr(self, name):
                 raise ValueError(f"'{name}' needs 'from': the table whose rows it is about")
         return self
@@ -192,6 +219,28 @@ class Mapping_(_Part):
             for path, reference in self._references()
             if reference.to not in known
         ]
+
+    def shapes(self) -> Iterator[tuple[Path_, Shape]]:
+        """Every use of a table, with where it stands."""
+        for name, collection in self.collections.items():
+            shape = collection.shape
+            if shape is not None:
+                yield ("collections", name), shape
+            for array, embed in collection.embed.items():
+                yield ("collections", name, "embed", array), embed
+
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """The keys that are declared, by table."""
+        return {shape.table: shape.key for _, shape in self.shapes() if shape.key is not None}
+
+    def torn_keys(self) -> Iterator[tuple[Path_, str]]:
+        """Keys that differ between uses of a table, with where they stand."""
+        declared = self.keys()
+        for path, shape in self.shapes():
+            if shape.key is not None and shape.key != declared[shape.table]:
+                yield (*path, "key"), f"{shape.table} has another key elsewhere in this file"
+            elif shape.key is not None and len(set(shape.key)) < len(shape.key):
+                yield (*path, "key"), "a column stands here twice"
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -252,8 +301,8 @@ def parse(text: str, name: str = "mapping") -> Mapping_:
     except ValidationError as error:
         found = [(line_of(node, tuple(e["loc"])), _plain(e)) for e in error.errors(include_url=False)]
         raise invalid(name, found) from None
-    if dangling := mapping.dangling():
-        raise invalid(name, [(line_of(node, path), what) for path, what in dangling])
+    if wrong := [*mapping.dangling(), *mapping.torn_keys()]:
+        raise invalid(name, [(line_of(node, path), what) for path, what in wrong])
     return mapping
 
 

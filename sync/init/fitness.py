@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from connectors.debezium.config import topic_of
 from connectors.postgres.schema_facts import TableFacts
-from consumers.mapping.composed import codec_of
+from consumers.mapping import keys
 from sync import requirements
 from sync.init.proposal import LeftOut
 
@@ -46,26 +47,14 @@ def unfit(facts: TableFacts) -> LeftOut | None:
         return LeftOut(facts.name, "a dot in the name of a schema or table cannot be mapped yet", "rename it")
     for complaint in requirements.of_table("it", table):
         return LeftOut(facts.name, complaint.what, complaint.remedy)
-    return _unfit_columns(facts, sql)
-
-
-def _unfit_columns(facts: TableFacts, sql: str) -> LeftOut | None:
-    for name in facts.table.key:
-        column = facts.table.column(name)
-        if column is not None and not codec_of(column.resolved).key:
+    for name in table.key:
+        column = table.column(name)
+        if column is not None and keys.form(column) is None:
             return LeftOut(
                 facts.name,
-                f"its primary key has the column {name} of type {column.type}, from which no id can be computed",
-                "give it a key of integers, texts or uuids",
+                f"its key has the column {name} of type {column.type}, from which no id can be computed",
+                "name the columns of another unique index over NOT NULL columns with `key:`, or give it one",
             )
-    names = [column.name for column in facts.table.columns]
-    same = [n for n in names if [m.lower() for m in names].count(n.lower()) > 1]
-    if same:
-        return LeftOut(
-            facts.name,
-            f"its columns {' and '.join(same)} differ by case only, which Debezium refuses",
-            f"ALTER TABLE {sql} RENAME COLUMN one of them",
-        )
     return None
 
 
@@ -74,7 +63,7 @@ def fit(tables: Sequence[TableFacts]) -> tuple[list[TableFacts], list[LeftOut]]:
     good: list[TableFacts] = []
     left_out: list[LeftOut] = []
     topics: dict[str, str] = {}
-    for facts in tables:
+    for facts in (replace(f, table=replace(f.table, key=keys.chosen(f.table, None))) for f in tables):
         found = unfit(facts)
         topic = topic_of("", facts.name)
         if found is None and topic in topics:

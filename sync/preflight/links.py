@@ -58,7 +58,7 @@ def links(plan: Plan) -> Iterator[Link]:
             yield Link(use, array, use.parent_columns, plan.documents[name], True)
         for use, references in uses:
             for field, reference in references.items():
-                yield Link(use, field, (reference.column,), plan.documents[reference.to], False)
+                yield Link(use, field, reference.columns, plan.documents[reference.to], False)
 
 
 def cannot_break(link: Link, facts: Mapping[str, TableFacts]) -> bool:
@@ -156,11 +156,13 @@ def _as(expression: sql.Composable, name: str) -> sql.Composed:
 
 
 def _bytes(table: Table, column: str) -> sql.Composed:
-    """A column as ids see it: whole numbers as they are, anything else by the bytes of its text."""
+    """A column as ids see it: whole numbers as they are, anything else by the bytes of its key's text."""
     kind = _kinds(table)[column]
     name = sql.Identifier(column)
     if kind in _INTEGERS:
         return sql.SQL("{}::bigint").format(name)
-    if kind == "character":  # its cast to text drops the blanks that its value has
-        return sql.SQL("bpcharsend({})").format(name)
+    if kind == "numeric":
+        return sql.SQL("textsend(trim_scale({})::text)").format(name)
+    if kind in ("real", "double precision"):
+        return sql.SQL("textsend(({}::float8 + 0)::text)").format(name)
     return sql.SQL("textsend({}::text)").format(name)

@@ -62,7 +62,8 @@ def _columns_of(use: RowPlan, index: Index) -> set[str]:
         kind = kinds[column]
         if field in index.keys and kind in _TELL_APART and convert is codec(kind).to_bson:
             found.add(column)
-    for field, column, _ in use.references:
-        if field in index.keys and kinds[column] in _KEYS:
-            found.add(column)
+    for field, parts, _ in use.references:
+        held = {part.column for part in parts}
+        if field in index.keys and all(kinds[column] in _KEYS for column in held):
+            found |= held
     return found

@@ -158,7 +158,7 @@ class Setup:
         changed = published is None or sorted(published) != sorted(tables)
         if changed and slot is not None:
             ledger.set_state(db, "pipeline", barrier=_NOT_YET)
-        slots.publish(session, source.publication, tables)
+        slots.publish(session, source.publication, {t: plan.tables[t].table.alone for t in tables})
         if changed:
             self._made(f"publication {source.publication} of {len(tables)} tables")
         self._slot(slot, db, rest, admin, wanted)
@@ -297,9 +297,10 @@ class Setup:
         there = admin.topics([*rows, *own])
         for name in rows:
             if name not in there:
+                partitions = 1 if plan.tables[rows[name]].one_partition else kafka.partitions
                 admin.create(
                     name,
-                    kafka.partitions,
+                    partitions,
                     {
                         "cleanup.policy": "compact",
                         "min.compaction.lag.ms": lag_ms,
@@ -307,7 +308,7 @@ class Setup:
                         "max.message.bytes": str(config.LONGEST_RECORD_BYTES),
                     },
                 )
-                self._made(f"topic {name} with {kafka.partitions} partitions")
+                self._made(f"topic {name} with {partitions} partitions")
         for name in own:
             if name not in there:
                 admin.create(name, 1, {"cleanup.policy": "delete", "retention.ms": str(24 * _HOUR_MS)})
@@ -316,6 +317,12 @@ class Setup:
             if name not in there:
                 raise TopicMissing(f"Kafka has not made the topic {name}", remedy="run `tandem setup` again")
             topic = there[name]
+            if plan.tables[table].one_partition and topic.partitions > 1:
+                raise TopicUnfit(
+                    f"the topic {name} has {topic.partitions} partitions, and a key of {table} may have one value in"
+                    " several forms: only in one partition do its changes keep their order",
+                    remedy=f"run `tandem teardown`, or delete the topic {name}; setup makes it with one partition",
+                )
             ends = admin.ends([Partition(name, n) for n in range(topic.partitions)])
             ledger.add_positions(db, table, topic.id, ends, plan.follows(table))
             self._keeps_every_event(admin, name)
@@ -374,6 +381,7 @@ class Setup:
             effective(settings.source, session),
             plan.declared.tables,
             left_out,
+            {n: t.key for n, t in plan.tables.items() if set(t.key) != set(t.table.primary)},
         )
 
     def _wait_streaming(self, session: Session, rest: Connect, within_s: float = 60) -> None:

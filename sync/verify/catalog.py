@@ -1,7 +1,8 @@
-"""What PostgreSQL's catalog says of the mapped tables: columns, types, primary keys."""
+"""What PostgreSQL's catalog says of the mapped tables: columns, types, keys."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, its columns in its own order, its primary key in the key's order."""
+    """A table, its columns in its own order, its key in the key's order.
+
+    alone: it is read without the tables that inherit from it.
+    """
 
     name: str
     columns: tuple[Column, ...]
     key: tuple[Column, ...]
+    alone: bool = False
 
     @property
     def parts(self) -> tuple[str, str]:
@@ -36,13 +41,18 @@ class Table:
         schema, _, name = self.name.partition(".")
         return schema, name
 
+    @property
+    def source(self) -> Composable:
+        """What stands behind FROM."""
+        return SQL("ONLY {}" if self.alone else "{}").format(Identifier(*self.parts))
+
     def column(self, name: str) -> Column | None:
         """The column of this name."""
         return next((column for column in self.columns if column.name == name), None)
 
 
 _TABLE = """
-SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+SELECT c.oid, c.relkind = 'r' FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
 _COLUMNS = """
@@ -56,6 +66,18 @@ FROM pg_catalog.pg_index i, pg_catalog.pg_attribute a,
 WHERE i.indrelid = %s AND i.indisprimary AND k.n <= i.indnkeyatts
   AND a.attrelid = i.indrelid AND a.attnum = k.attnum
 ORDER BY k.n
+"""
+# What stands for a primary key: the index of the replica identity, or the narrowest that can.
+_UNIQUE = """
+SELECT array_agg(a.attname::text ORDER BY k.n)
+FROM pg_catalog.pg_class c, pg_catalog.pg_index i, pg_catalog.pg_class x, pg_catalog.pg_attribute a,
+  unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
+WHERE c.oid = %s AND i.indrelid = c.oid AND x.oid = i.indexrelid AND a.attrelid = c.oid AND a.attnum = k.attnum
+  AND k.n <= i.indnkeyatts AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+GROUP BY x.relname, i.indnkeyatts, c.relreplident, i.indisreplident
+HAVING bool_and(a.attnotnull)
+ORDER BY c.relreplident = 'i' AND i.indisreplident DESC, i.indnkeyatts, x.relname LIMIT 1
 """
 _TYPE = """
 SELECT t.typname::text, n.nspname::text, t.typtype::text, t.typbasetype, pg_catalog.format_type(t.typbasetype, NULL),
@@ -110,26 +132,23 @@ def _base(name: str, schema: str) -> Form:
 
 
 class Catalog:
-    """Reads the catalog, each thing once."""
+    """Reads the catalog, each thing once. keys: those that the mapping declares, by table."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, keys: Mapping[str, Sequence[str]]) -> None:
+        self._session, self._keys = session, keys
         self._tables: dict[str, Table] = {}
         self._forms: dict[int, Form] = {}
 
     def table(self, name: str) -> Table:
-        """A table by `schema.table`. Raises TableUnfit where there is none, or it has no primary key."""
+        """A table by `schema.table`. Raises TableUnfit where there is none, or it has no key."""
         if name not in self._tables:
             self._tables[name] = self._read(name)
         return self._tables[name]
 
     def form_of(self, table: Table, expression: Composable) -> Form:
         """The form of what an expression over the table's columns gives: PostgreSQL types it."""
-        schema, relation = table.parts
         with translated():
-            found = self._session.execute(
-                SQL("SELECT {} FROM {} LIMIT 0").format(expression, Identifier(schema, relation))
-            )
+            found = self._session.execute(SQL("SELECT {} FROM {} LIMIT 0").format(expression, table.source))
         assert found.description is not None
         return self._form(found.description[0].type_code)
 
@@ -145,12 +164,18 @@ class Catalog:
             for column, type_oid, sql_type, collated in self._rows(_COLUMNS, oid[0][0])
         )
         by_name = {column.name: column for column in columns}
-        key = tuple(by_name[column] for (column,) in self._rows(_KEY, oid[0][0]))
+        key = tuple(by_name[column] for column in self._key(name, oid[0][0]) if column in by_name)
         if not key:
             raise TableUnfit(
                 f"table {name} has no primary key", remedy="give it one: ids are computed from it"
             )
-        return Table(name, columns, key)
+        return Table(name, columns, key, alone=oid[0][1])
+
+    def _key(self, name: str, oid: int) -> Sequence[str]:
+        if name in self._keys:
+            return self._keys[name]
+        primary = [column for (column,) in self._rows(_KEY, oid)]
+        return primary or next((columns for (columns,) in self._rows(_UNIQUE, oid)), [])
 
     def _form(self, oid: int) -> Form:
         if oid not in self._forms:

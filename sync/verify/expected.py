@@ -29,7 +29,8 @@ from consumers.mapping.spec import (
 )
 from sync.verify.canonical import constant
 from sync.verify.catalog import Column, Table
-from sync.verify.forms import CHAR, Form
+from sync.verify.forms import Form
+from sync.verify.keys import key_sql, key_value, ordered
 from sync.verify.parts import moved
 
 Key = tuple[KeyValue, ...]
@@ -65,12 +66,28 @@ class _Output:
     field: str
     sql: Composable
     form: Form
-    points_to: str | None = None
 
-    def value(self, raw: Any) -> Any:
-        if self.points_to is None:
-            return self.form.canonical(raw)
-        return None if raw is None else object_id(self.points_to, (raw,))
+    def value(self, raw: Row) -> Any:
+        return self.form.canonical(raw[0])
+
+    @property
+    def wanted(self) -> Sequence[Composable]:
+        return (self.sql,)
+
+
+@dataclass(frozen=True)
+class _Pointer:
+    """One field with the `_id` of another row: the columns that hold its key, and that key's forms."""
+
+    field: str
+    wanted: Sequence[Composable]
+    forms: Sequence[Form]
+    table: str
+
+    def value(self, raw: Row) -> Any:
+        if None in raw:
+            return None
+        return object_id(self.table, tuple(key_value(f, v) for f, v in zip(self.forms, raw, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -78,21 +95,26 @@ class _Rows:
     """The rows of one table under one shape."""
 
     table: Table
-    outputs: tuple[_Output, ...]
+    outputs: tuple[_Output | _Pointer, ...]
     constants: Mapping[str, Any]
     condition: Composable | None
 
     def fields(self, raw: Row) -> dict[str, Any]:
-        values = {output.field: output.value(value) for output, value in zip(self.outputs, raw, strict=True)}
+        values, at = {}, 0
+        for output in self.outputs:
+            width = len(output.wanted)
+            values[output.field] = output.value(raw[at : at + width])
+            at += width
+        assert at == len(raw)
         values.update(self.constants)
         return values
 
     def select(
         self, lead: Sequence[Composable], conditions: Sequence[Composable], tail: Composable
     ) -> Composed:
-        wanted = [*lead, *(output.sql for output in self.outputs)]
+        wanted = [*lead, *(sql for output in self.outputs for sql in output.wanted)]
         return SQL("SELECT {} FROM {}{}{}").format(
-            SQL(", ").join(wanted), Identifier(*self.table.parts), _where(self.condition, *conditions), tail
+            SQL(", ").join(wanted), self.table.source, _where(self.condition, *conditions), tail
         )
 
 
@@ -112,8 +134,7 @@ class _Children:
 
     def versions(self, parents: Composable) -> Composed:
         wanted = SQL(", ").join([*self.parent_key, _VERSION])
-        table = Identifier(*self.rows.table.parts)
-        return SQL("SELECT {} FROM {}{}").format(wanted, table, _where(self._of(parents)))
+        return SQL("SELECT {} FROM {}{}").format(wanted, self.rows.table.source, _where(self._of(parents)))
 
     def _of(self, parents: Composable) -> Composable:
         return SQL("({}) IN ({})").format(SQL(", ").join(self.held_in), parents)
@@ -161,7 +182,7 @@ class Reading:
     def all_keys(self) -> Composed:
         """Key and version of every row, whether it passes the filter or not."""
         wanted = SQL(", ").join([*self._lead(), _VERSION])
-        return SQL("SELECT {} FROM {}").format(wanted, Identifier(*self.table.parts))
+        return SQL("SELECT {} FROM {}").format(wanted, self.table.source)
 
     def these_keys(self, keys: Sequence[Key], *, filtered: bool) -> Composed:
         """Key and version of those of these keys that have a row; filtered: one that passes the filter."""
@@ -170,7 +191,9 @@ class Reading:
 
     def key(self, raw: Row) -> Key:
         """The key that a row of any of these statements begins with."""
-        return tuple(raw[: len(self.table.key)])
+        return tuple(
+            key_value(c.form, v) for c, v in zip(self.table.key, raw[: len(self.table.key)], strict=True)
+        )
 
     def id_of(self, key: Key) -> ObjectId:
         """The `_id` of the document for a key."""
@@ -191,7 +214,7 @@ class Reading:
         versions: dict[Key, list[str]] = {}
         for array, elements in zip(self.children, children, strict=True):
             for element in elements:
-                parent = made.get(key := tuple(element[:width]))
+                parent = made.get(key := self.key(element))
                 if parent is not None:
                     parent.fields[array.array].append(array.rows.fields(element[width + 1 :]))
                     versions.setdefault(key, []).append(element[width])
@@ -235,9 +258,9 @@ def _ttl(collection: Collection) -> Iterator[tuple[str, int]]:
 def _rows(
     place: str, shape: Shape, table: Table, mapping: Mapping_, types: Types, left_out: Sequence[str]
 ) -> _Rows:
-    for name in (*shape.rename, *shape.omit, *(r.column for r in shape.references.values())):
+    for name in (*shape.rename, *shape.omit, *(c for r in shape.references.values() for c in r.columns)):
         _column(place, table, name)
-    outputs: dict[str, _Output] = {}
+    outputs: dict[str, _Output | _Pointer] = {}
     for column in table.columns:
         for output in _outputs(column, shape, table, mapping, types, left_out):
             outputs[output.field] = output
@@ -255,15 +278,16 @@ def _rows(
 
 def _outputs(
     column: Column, shape: Shape, table: Table, mapping: Mapping_, types: Types, left_out: Sequence[str]
-) -> Iterator[_Output]:
+) -> Iterator[_Output | _Pointer]:
     here = Identifier(table.parts[1], column.name)
-    references = [(name, r) for name, r in shape.references.items() if r.column == column.name]
+    references = [(name, r) for name, r in shape.references.items() if column.name in r.columns]
     converted = _converted(column, table, shape.convert.get(column.name))
     for name, reference in references:
-        target = _target(reference, mapping, types)
-        yield _Output(name, _key_form(column, target.key[0], table), column.form, points_to=target.name)
-        if reference.keep is not None:
-            yield _Output(reference.keep, converted.sql(here), converted)
+        if column.name == reference.columns[0]:
+            yield _pointer(name, reference, table, mapping, types)
+        for kept, held in reference.kept:
+            if held == column.name:
+                yield _Output(kept, converted.sql(here), converted)
     if not references and column.name not in shape.omit and column.name not in left_out:
         yield _Output(shape.rename.get(column.name, camel_case(column.name)), converted.sql(here), converted)
 
@@ -283,17 +307,23 @@ def _converted(column: Column, table: Table, wanted: Conversion | None) -> Form:
     return form
 
 
-def _target(reference: Reference, mapping: Mapping_, types: Types) -> Table:
+def _pointer(field: str, reference: Reference, table: Table, mapping: Mapping_, types: Types) -> _Pointer:
     name = mapping.collections[reference.to].table
     assert name is not None  # the mapping was checked for this when it was loaded
     target = types.table(name)
-    if len(target.key) != 1:
+    if len(target.key) != len(reference.columns):
         raise MappingInvalid(
-            f"a reference from column {reference.column} to '{reference.to}': the key of {target.name} has"
+            f"a reference from {', '.join(reference.columns)} to '{reference.to}': the key of {target.name} has"
             f" {len(target.key)} columns",
-            remedy="one column can only refer to a table with a key of one column: take the reference out",
+            remedy="name the columns that hold that key, in its order",
         )
-    return target
+    holding = [_column(field, table, column) for column in reference.columns]
+    return _Pointer(
+        field,
+        [_key_form(column, key, table) for column, key in zip(holding, target.key, strict=True)],
+        [key.form for key in target.key],
+        target.name,
+    )
 
 
 def _children(
@@ -320,13 +350,7 @@ def _children(
 
 def _sorted(column: Column, table: Table) -> Composable:
     here = Identifier(table.parts[1], column.name)
-    if not column.collated:
-        return here
-    return (
-        SQL('({})::text COLLATE "C"').format(here)
-        if column.form is not CHAR
-        else SQL('{} COLLATE "C"').format(here)
-    )
+    return here if ordered(column.form) else SQL('({})::text COLLATE "C"').format(key_sql(column.form, here))
 
 
 def _column(place: str, table: Table, name: str) -> Column:
@@ -340,13 +364,11 @@ def _column(place: str, table: Table, name: str) -> Column:
 
 
 def _key_form(column: Column, key: Column, table: Table) -> Composable:
-    """A column's value as a part of a key of the type of `key`: an integer, a UUID, or its text."""
+    """A column's value as a part of a key of the type of `key`."""
     here: Composable = Identifier(table.parts[1], column.name)
     if column.sql_type != key.sql_type and key.form is not column.form:
         here = SQL("{}::{}").format(here, _trusted(key.sql_type))
-    if key.form.native or key.form is CHAR:
-        return key.form.sql(here)
-    return SQL("({})::text").format(here)
+    return key_sql(key.form, here)
 
 
 def _comparable(column: Column, key: Column, table: Table) -> Composable:

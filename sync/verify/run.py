@@ -72,7 +72,7 @@ def verify(
     Raises MappingInvalid, TableUnfit, and errors of kind RETRY when a server goes away.
     """
     with _sessions(source, target) as (walking, looking, database):
-        catalog = Catalog(looking)
+        catalog = Catalog(looking, mapping.keys())
         readings = {name: reading(name, mapping, catalog) for name in _wanted(mapping, collections)}
         walk = _Walk(
             readings, walking, looking, database, wait, progress or (lambda _, __: None), limits or Limits()

@@ -962,16 +962,16 @@ PURE = (
         "ids: a reference to its own table",
         8,
         f"{_ROW_PLAN}.document",
-        "object_id(table, (value,))",
-        "object_id(self.table.name, (value,))",
+        "referred(table, parts, natives)",
+        "referred(self.table.name, parts, natives)",
         tests=_PLAN,
     ),
     Mutant(
         "ids: a parent by its child's table",
         8,
         f"{_ROW_PLAN}.parent_of",
-        "object_id(self.parent_table, values)",
-        "object_id(self.table.name, values)",
+        "self.parent_table",
+        "self.table.name",
         tests=_PLAN,
     ),
     # 9: embedding
@@ -994,9 +994,9 @@ PURE = (
     Mutant(
         "arrays: a child of half a parent's key",
         9,
-        f"{_ROW_PLAN}.parent_of",
-        "None if None in values else",
-        "",
+        "consumers.mapping.plan:referred",
+        "if native is None:",
+        "if False:",
         tests=_PLAN,
     ),
     # 10: parked

@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from connectors.debezium.config import LONGEST_RECORD_BYTES, own_topics, placeholder, topic_of, wanted
+from connectors.debezium.config import (
+    LONGEST_RECORD_BYTES,
+    message_keys,
+    own_topics,
+    placeholder,
+    topic_of,
+    wanted,
+)
 from connectors.debezium.connect import ConnectorState, first_cause
 from connectors.settings import ConnectEndpoint, KafkaEndpoint, SourceEndpoint
 
@@ -133,3 +140,26 @@ def test_when_a_connector_runs_and_when_it_has_failed() -> None:
         assert not state.failed
     assert ConnectorState("RUNNING", ("FAILED",), "x").failed
     assert ConnectorState("FAILED", (), "x").failed
+
+
+def test_keys_that_are_no_primary_keys() -> None:
+    assert "message.key.columns" not in config()
+    found = wanted(SOURCE, KAFKA, CONNECT, PARAMETERS, ["s.t"], [], {"s.t": ("a", "b")})
+    assert found["message.key.columns"] == r"(?-i)s\x{2e}t:a,b"
+
+
+@given(st.dictionaries(st.text(min_size=1), st.lists(st.text(min_size=1), min_size=1), min_size=1))
+def test_a_key_of_any_name_keeps_debeziums_form(keys: dict[str, list[str]]) -> None:
+    """What separates tables and columns, and blanks, are in it only as that (io.debezium.relational.Key)."""
+    parts = message_keys(keys).split(";")
+    assert len(parts) == len(keys)
+    for part, (table, columns) in zip(parts, keys.items(), strict=True):
+        match = re.fullmatch(r"\s*([^\s:]+):([^:\s]+)\s*", part)
+        assert match is not None
+        assert [_java(name) for name in match[2].split(",")] == columns
+        assert _java(match[1].removeprefix("(?-i)")) == table
+
+
+def _java(pattern: str) -> str:
+    """The one text that a pattern of escapes stands for."""
+    return re.sub(r"\\x\{([0-9a-f]+)\}", lambda found: chr(int(found[1], 16)), pattern)

@@ -30,7 +30,19 @@ def facts(name: str, key: str, columns: dict[str, str], nullable: str = "", **mo
     """A table; columns: name -> type. Every column is NOT NULL but those in nullable."""
     described = tuple(Column(n, t, n not in nullable.split(), False, t) for n, t in columns.items())
     schema, _, relation = name.partition(".")
-    table = Table(name, "r", described, tuple(key.split()), "d", "p", False, more.pop("rows", -1))
+    primary = tuple(key.split())
+    table = Table(
+        name,
+        "r",
+        described,
+        primary,
+        "d",
+        "p",
+        False,
+        more.pop("rows", -1),
+        primary=primary,
+        carried=frozenset(primary),
+    )
     declared = {n: ColumnFacts(t) for n, t in columns.items()}
     return TableFacts(table, schema, relation, {**declared, **more.pop("about", {})}, **more)
 
@@ -313,8 +325,8 @@ def test_what_grows_with_time_is_not_embedded_however_small_it_is_now() -> None:
         {"device": "bigint", "at": "date"},
         foreign_keys=(fk("device", "public.orders", on_delete="c"),),
     )
-    log = replace(log, table=replace(log.table, key=("device",)), comment="")
-    grown = replace(log, table=replace(log.table, kind="p", key=("device",)))
+    key = {"key": ("device",), "primary": ("device",), "carried": frozenset({"device"})}
+    grown = replace(log, table=replace(log.table, kind="p", **key), comment="")
     found = proposed(ORDERS, grown)
     [made] = [c for c in found.collections if c.name == "readings"]
     assert any("grows" in line for line in made.about)
@@ -494,12 +506,12 @@ def _as(base: TableFacts = USERS, **table: Any) -> TableFacts:
         (_as(kind="m"), "a materialized view", "map the tables"),
         (_as(kind="f"), "a foreign table", "pipeline"),
         (_as(persistence="u"), "not logged", "SET LOGGED"),
-        (_as(key=()), "no primary key", "ADD PRIMARY KEY"),
-        (_as(replica_identity="n"), "NOTHING", "REPLICA IDENTITY DEFAULT"),
+        (_as(key=(), primary=()), "no primary key", "ADD PRIMARY KEY"),
+        (_as(replica_identity="n", carried=frozenset()), "NOTHING", "REPLICA IDENTITY DEFAULT"),
         (replace(USERS, readable=False), "may not read", "GRANT"),
         (replace(USERS, extension="postgis"), "extension postgis", ""),
-        (facts("public.c", "id", {"id": "bigint", "ID": "text"}), "case only", "RENAME COLUMN"),
-        (facts("public.c", "j", {"j": "jsonb"}), "type jsonb", "integers"),
+        (facts("public.c", "id", {"id": "bigint", "ID": "text"}), "only by case", "RENAME COLUMN"),
+        (facts("public.c", "j", {"j": "jsonb"}), "type jsonb", "`key:`"),
     ],
 )
 def test_a_table_that_cannot_be_mapped_is_named_with_reason_and_remedy(

@@ -157,7 +157,7 @@ def test_an_element_lacks_its_foreign_key_and_what_a_reference_uses() -> None:
     }
     assert use.parent_of(row) == object_id("public.teams", (7,))
     assert use.parent_of({**row, "team_id": None}) is None
-    assert use.order == ("rank", "team_id", "user_id")
+    assert [part.column for part in use.order] == ["rank", "team_id", "user_id"]
     assert use.staging == "_tandem_rows_teams_members"
 
 
@@ -308,7 +308,7 @@ def test_a_mistake_is_told_with_its_line(options: str, line: int, what: str) -> 
 
 
 def test_a_key_and_a_table_that_cannot_be() -> None:
-    assert "a primary key of type jsonb is not supported" in refused(one("omit: []", "public.by_json"))[0]
+    assert "records cannot be told apart by a jsonb" in refused(one("omit: []", "public.by_json"))[0]
     assert "m.yaml:4: there is no table public.nobody" in refused(one("omit: []", "public.nobody"))[0]
 
 
@@ -324,3 +324,38 @@ def test_all_mistakes_are_told_at_once() -> None:
         .replace("order_by: rank", "order_by: rnk")
     )
     assert [int(m.split(":")[1]) for m in refused(text)] == [3, 6, 17]
+
+
+def test_a_reference_by_several_columns_is_null_where_one_is() -> None:
+    text = one("references: {pair: {column: [pa, pb], to: pairs, keep: [a, b]}}", "public.of_pairs")
+    use = compiled(text.replace("  users:", "  pairs: {from: public.pairs}\n  users:")).documents["c"]
+    assert {"pa", "pb"} <= use.needed
+    assert use.document({"id": 1, "pa": 2, "pb": "x"}, 0) == {
+        "id": Int64(1),
+        "pair": object_id("public.pairs", (2, "x")),
+        "a": 2,
+        "b": "x",
+    }
+    assert use.document({"id": 1, "pa": None, "pb": "x"}, 0)["pair"] is None
+    assert use.document({"id": 1, "pa": 2, "pb": None}, 0)["pair"] is None
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        ("pa", "m.yaml:5: it has to name as many columns as public.pairs's key (a, b)"),
+        ("[pb, pa]", "m.yaml:5: public.of_pairs.pb: a text cannot hold the key a, which is a integer"),
+        ("[pa, pc]", "m.yaml:5: public.of_pairs has no column 'pc' (it has: id, pa, pb)"),
+    ],
+)
+def test_a_reference_that_does_not_fit_the_key(columns: str, what: str) -> None:
+    text = one(f"references: {{pair: {{column: {columns}, to: pairs}}}}", "public.of_pairs")
+    assert what in refused(text.replace("  users:", "  pairs: {from: public.pairs}\n  users:"))
+
+
+def test_a_key_that_is_declared() -> None:
+    plan = compiled(one("key: [team_name, id]"))
+    assert plan.tables["public.teams"].key == ("team_name", "id")
+    assert plan.tables["public.teams"].key_of({"id": 7, "team_name": "a"}) == ("a", 7)
+    assert "no column 'ids'" in refused(one("key: [ids]"))[0]
+    assert "another key" in refused(one("key: id\n  d: {from: public.teams, key: team_name}"))[0]

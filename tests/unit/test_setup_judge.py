@@ -8,12 +8,26 @@ from typing import Any
 import pytest
 
 from connectors.errors import SourceNotReady, TableUnfit
-from connectors.postgres.catalog import Column, Table
+from connectors.postgres.catalog import Column, Table, Unique
 from connectors.postgres.slots import ServerFacts
 from sync.setup.judge import judge_server, judge_tables
 
 FACTS = ServerFacts(180_006, "logical", False, "7", "app", "me", True, True, 10, 3)
-TABLE = Table("public.t", "r", (Column("id", "bigint", True, False, "bigint"),), ("id",), "d", "p", False, 5)
+ID = ("id",)
+CODE = (Unique("t_code_key", ("code",)),)
+TABLE = Table(
+    "public.t",
+    "r",
+    (Column("id", "bigint", True, False, "bigint"), Column("code", "text", True, False, "text")),
+    ID,
+    "d",
+    "p",
+    False,
+    5,
+    primary=ID,
+    carried=frozenset(ID),
+)
+BARE = {"primary": (), "uniques": CODE, "key": ("code",), "carried": frozenset[str]()}
 
 
 def test_a_server_that_is_ready() -> None:
@@ -49,7 +63,19 @@ def test_all_reasons_of_a_server_at_once() -> None:
     assert caught.value.what.count(";") == 4
 
 
-@pytest.mark.parametrize("changed", [{}, {"kind": "p"}, {"replica_identity": "f"}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"kind": "p", "leaves": (("public.t1", frozenset(ID)),)},
+        {"replica_identity": "f", "carried": frozenset({"id", "code"})},
+        {"has_children": True},
+        {"replica_identity": "i", "carried": frozenset({"id", "code"})},
+        {**BARE, "replica_identity": "i", "carried": frozenset({"code"})},
+        {**BARE, "replica_identity": "f", "carried": frozenset({"id", "code"})},
+        {"key": ("code",), "uniques": CODE, "replica_identity": "i", "carried": frozenset({"code"})},
+    ],
+)
 def test_a_table_that_is_fit(changed: dict[str, Any]) -> None:
     judge_tables({"public.t": replace(TABLE, **changed)}, {"public.t": ["ts"]})
 
@@ -61,11 +87,34 @@ def test_a_table_that_is_fit(changed: dict[str, Any]) -> None:
         ({"kind": "f"}, "is no table", "map the tables"),
         ({"kind": "m"}, "is no table", "map the tables"),
         ({"persistence": "u"}, "is not logged", "SET LOGGED"),
-        ({"key": ()}, "has no primary key", "ADD PRIMARY KEY"),
-        ({"key": (), "replica_identity": "n"}, "has no primary key", "ADD PRIMARY KEY"),
-        ({"replica_identity": "n"}, "REPLICA IDENTITY NOTHING", "REPLICA IDENTITY DEFAULT"),
-        ({"replica_identity": "i"}, "REPLICA IDENTITY USING INDEX", "REPLICA IDENTITY DEFAULT"),
-        ({"has_children": True}, "inherit from it", "map the inheriting tables"),
+        ({"key": (), "primary": ()}, "has no primary key", "ADD PRIMARY KEY"),
+        (
+            {"replica_identity": "n", "carried": frozenset()},
+            "REPLICA IDENTITY NOTHING",
+            "REPLICA IDENTITY DEFAULT",
+        ),
+        (
+            {"replica_identity": "i", "carried": frozenset({"code"})},
+            "USING INDEX of other columns",
+            "REPLICA IDENTITY DEFAULT; or map it with `key: [code]`",
+        ),
+        (BARE, "that does not carry the key (code)", "REPLICA IDENTITY USING INDEX t_code_key"),
+        (
+            {**BARE, "uniques": ()},
+            "no unique index over just (code)",
+            "CREATE UNIQUE INDEX ON public.t (code)",
+        ),
+        ({"key": ("code",), "uniques": CODE}, "does not carry the key (code)", "USING INDEX t_code_key"),
+        (
+            {"kind": "p", "leaves": (("public.Leaf", frozenset()),)},
+            "a partition public.Leaf",
+            'ALTER TABLE public."Leaf" REPLICA IDENTITY DEFAULT',
+        ),
+        (
+            {"columns": (*TABLE.columns, Column("ID", "text", False, False, "text"))},
+            "differ only by case",
+            "RENAME COLUMN",
+        ),
     ],
 )
 def test_a_table_that_is_not(changed: dict[str, Any], what: str, remedy: str) -> None:
@@ -77,6 +126,9 @@ def test_a_table_that_is_not(changed: dict[str, Any], what: str, remedy: str) ->
 
 
 def test_all_tables_are_judged_at_once() -> None:
-    tables = {"a.a": replace(TABLE, name="a.a", key=()), "b.b": replace(TABLE, name="b.b", persistence="u")}
+    tables = {
+        "a.a": replace(TABLE, name="a.a", key=(), primary=()),
+        "b.b": replace(TABLE, name="b.b", persistence="u"),
+    }
     with pytest.raises(TableUnfit, match=r"a\.a .*b\.b"):
         judge_tables(tables, {})
