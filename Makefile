@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench down clean lock
+.PHONY: help install demo test check torture mutants bench down clean lock
 bin := .venv/bin
 
 help: ## show this
@@ -23,6 +23,12 @@ check: install ## format, lint, types, import rules, and the tests that need no 
 	@$(bin)/mypy
 	@$(bin)/lint-imports
 	@$(bin)/pytest tests/unit tests/architecture
+
+torture: install ## random histories for long: SEED=... CASES=10000 (of a real PostgreSQL: 3 for each 100)
+	@$(bin)/python -m tests.torture.histories $(if $(SEED),--seed $(SEED)) $(if $(CASES),--cases $(CASES)) $(ARGS)
+
+mutants: install ## break each clause of the write rule in turn, and tell which test notices
+	@$(bin)/python -m tests.torture.mutants $(ARGS)
 
 bench: install ## ratios: snapshot against insert_many, stream against blind bulk writes; minutes
 	@$(bin)/python -m tests.benchmarks.main_job $(ARGS)

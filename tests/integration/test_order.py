@@ -6,19 +6,24 @@ history's seed; the sets follow). docs/write-rule.md; `make torture` does the sa
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from random import SystemRandom
+from typing import Any
 
+import psycopg
 import pytest
 
+from connectors.mongo import ledger
 from sync.dev.state import Addresses
 from tests.support import stack as servers
 from tests.support.real_history import insert_before_delete, random_history
 from tests.support.real_order import check, live, recorder
-from tests.support.real_target import delivered
-from tests.support.recording import Recorder
+from tests.support.real_target import delivered, target
+from tests.support.recording import Camera, Recorder
+from tests.support.until import until
 
 SETS = 6
 #: so long histories are played and delivered to the twin of MongoDB
@@ -81,3 +86,43 @@ def test_an_insert_that_waited_for_a_delete_is_not_lost(recording: Recorder, see
     assert document["name"] == "b"
     check(recording, one, seed, 20)
     delivered(recording.settings, one, seed)
+
+
+def test_what_postgresql_does_not_show_yet_is_not_applied(recording: Recorder, seed: int) -> None:
+    """A commit that waits for a synchronous standby is decoded and sent; no SELECT shows it. The server waits for a
+    standby that is not there: for a moment so does everybody else on it."""
+    sql, settings = recording.monitor, recording.settings
+    sql.execute("TRUNCATE h0.teams, h0.members")
+    sql.execute("INSERT INTO h0.teams VALUES (1, 'old', true)")
+    recording.tap.until_marked(recording.mark())
+    one = recording.blank(0, seed, ())
+    waiting = threading.Thread(target=lambda: _renamed(recording.dsn), daemon=True)
+    with target(settings, one, seed) as to, Camera(settings.source, one) as camera:
+        to.prepare(loaded=False)
+        try:
+            _standby(sql, "nobody")
+            waiting.start()
+            until(lambda: to.topics.extend(recording.tap.poll()) or any(to.topics.logs.values()), within=10)
+            shown = sql.execute("SELECT name FROM h0.teams").fetchall()
+            to.start(2)
+            time.sleep(1)
+            assert shown == sql.execute("SELECT name FROM h0.teams").fetchall() == [("old",)]
+            assert {p.at for p in ledger.positions(to.db).values()} == {0}
+        finally:
+            _standby(sql, "")
+        waiting.join(20)
+        to.finish()
+        assert [d["name"] for d in to.db["h0_teams"].find({})] == ["new"]
+        to.judge(camera.truth())
+
+
+def _renamed(dsn: str) -> None:
+    with psycopg.connect(dsn) as session:
+        session.execute("UPDATE h0.teams SET name = 'new' WHERE id = 1")
+
+
+def _standby(sql: psycopg.Connection[Any], name: str) -> None:
+    """What commits wait for."""
+    sql.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'".encode())
+    sql.execute("SELECT pg_reload_conf()")
+    until(lambda: sql.execute("SHOW synchronous_standby_names").fetchone() == (name,), within=10)

@@ -188,6 +188,7 @@ MUTANTS = (
         "(create and missing)",
         "False",
         survives="a document has to be there that a later reading has made: 1 in 5,000 in the model",
+        tests=("tests/unit/test_fold.py",),
     ),
     Mutant("fold: Gone is forgotten", 3, f"{_DECIDE}:merge", "return op\n", "return before\n"),
     Mutant(
@@ -196,7 +197,8 @@ MUTANTS = (
         f"{_DECIDE}:merge",
         "replace(op, create=True) if op.whole else Read(op.key, True, op.at, op.lsn)",
         "replace(op, create=True)",
-        survives="a part follows a delete only in a repeated suffix that begins there: tests/unit/test_fold.py",
+        survives="a part follows a delete only in a repeated suffix that begins there",
+        tests=("tests/unit/test_fold.py",),
     ),
     Mutant(
         "fold: earlier values are forgotten",
@@ -211,7 +213,8 @@ MUTANTS = (
         f"{_DECIDE}:merge",
         "else replace(before, at=op.at, lsn=op.lsn)",
         "else op",
-        survives="what drops the reading finds no document, and reads: tests/unit/test_fold.py",
+        survives="what drops the reading finds no document, and reads",
+        tests=("tests/unit/test_fold.py",),
     ),
     # 4: filters have transitions
     Mutant(

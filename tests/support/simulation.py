@@ -223,6 +223,18 @@ FEATURES = (
 )
 #: drawn apart, so that the histories of before stay as they were: rows are read again under a hold; a slot is lost
 LATER_FEATURES = ("reload", "lost slot")
+#: what histories have to have, and must not: so that each kind is met often
+KINDS: dict[str, tuple[set[str], set[str]]] = {
+    "anything": (set(), set()),
+    "loads that die": ({"load", "crash", "gone"}, set()),
+    "unique values": ({"unique", "swap", "crash", "lost answer"}, {"load"}),
+    "truncates": ({"truncate", "reinsert", "rekey"}, {"bad"}),
+    "zombies": ({"zombie", "rebalance", "crash", "flip"}, {"load"}),
+    "rows read again": ({"reload", "crash", "gone"}, {"load"}),
+    "slots that are lost": ({"lost slot", "crash", "delete"}, set()),
+    "rows that cannot be mapped": ({"bad", "unique", "swap", "delete"}, {"load"}),
+    "rows tried again": ({"bad", "retry", "crash", "flip"}, set()),
+}
 #: rare meetings, made likely: the tables, what is on, what is off
 THEMES: tuple[tuple[tuple[str, ...], set[str], set[str]], ...] = (
     ((TEAMS,), {"unique", "swap"}, {"load", "truncate"}),

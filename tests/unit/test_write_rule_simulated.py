@@ -18,20 +18,7 @@ import pytest
 
 from connectors.mongo import ledger
 from tests.support.mutants import MUTANTS, PURE, Mutant, broken
-from tests.support.simulation import FEATURES, LATER_FEATURES, TEAMS, Failed, World, check, play
-
-#: what histories have to have, and must not: so that each kind is met often
-KINDS: dict[str, tuple[set[str], set[str]]] = {
-    "anything": (set(), set()),
-    "loads that die": ({"load", "crash", "gone"}, set()),
-    "unique values": ({"unique", "swap", "crash", "lost answer"}, {"load"}),
-    "truncates": ({"truncate", "reinsert", "rekey"}, {"bad"}),
-    "zombies": ({"zombie", "rebalance", "crash", "flip"}, {"load"}),
-    "rows read again": ({"reload", "crash", "gone"}, {"load"}),
-    "slots that are lost": ({"lost slot", "crash", "delete"}, set()),
-    "rows that cannot be mapped": ({"bad", "unique", "swap", "delete"}, {"load"}),
-    "rows tried again": ({"bad", "retry", "crash", "flip"}, set()),
-}
+from tests.support.simulation import FEATURES, KINDS, LATER_FEATURES, TEAMS, Failed, World, check, play
 
 
 @pytest.fixture(scope="module")
