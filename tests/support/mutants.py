@@ -188,7 +188,7 @@ MUTANTS = (
         "(create and missing)",
         "False",
         survives="a document has to be there that a later reading has made: 1 in 5,000 in the model",
-        tests=("tests/unit/test_fold.py",),
+        tests=("tests/unit/test_decide.py",),
     ),
     Mutant("fold: Gone is forgotten", 3, f"{_DECIDE}:merge", "return op\n", "return before\n"),
     Mutant(
@@ -696,6 +696,7 @@ MUTANTS = (
 #: what the pure modules decide, where a unit test is enough to notice
 _FOLD, _IDS, _PLAN = ("tests/unit/test_fold.py",), ("tests/unit/test_ids.py",), ("tests/unit/test_plan.py",)
 _ENVELOPE, _POSITIONS = ("tests/unit/test_envelope.py",), ("tests/unit/test_positions.py",)
+_DECIDES = ("tests/unit/test_decide.py",)
 _CHUNKS, _FILTERS = ("tests/unit/test_chunks.py",), ("tests/unit/test_filters.py", "tests/unit/test_plan.py")
 _UNIQUE = ("tests/unit/test_untangle.py", "tests/unit/test_fold.py")
 _ID, _ROW_PLAN = "consumers.mapping.ids", "consumers.mapping.plan:RowPlan"
@@ -769,7 +770,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "missing & table.needed",
         "False",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "unsent: what no event carries is not read",
@@ -777,7 +778,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "table.reread or",
         "False or",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "unsent: a part is told to be whole",
@@ -785,7 +786,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "not missing, create",
         "True, create",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "an event of other columns is taken as it is",
@@ -793,7 +794,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "event.row.keys() | event.unsent != table.sent",
         "False",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "an update is a create",
@@ -801,7 +802,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "event.op is not Operation.UPDATE",
         "True",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "a create is an update",
@@ -809,7 +810,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "event.op is not Operation.UPDATE",
         "False",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "a tombstone is no delete",
@@ -817,7 +818,7 @@ PURE = (
         f"{_DECIDE}:decide",
         "if event.op in (Operation.DELETE, Operation.TOMBSTONE) or event.row is None:",
         "if event.op is Operation.DELETE:",
-        tests=_FOLD,
+        tests=_DECIDES,
     ),
     Mutant(
         "fold: wholeness is the last one's",

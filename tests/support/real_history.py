@@ -104,7 +104,7 @@ class _Author:
     def __init__(self, seed: int, shape: str) -> None:
         self.rng, self.shape, self.serial = random.Random(f"history {seed}"), shape, 0
         self.width = self.rng.choice((1, 2, 2, 3, 3))
-        self.truncates = self.rng.random() < 0.4
+        self.truncates = self.rng.random() < 0.5
         self.parents_only = self.rng.random() < 0.25
 
     def write(self, sessions: int, transactions: int) -> list[Step]:
@@ -148,7 +148,7 @@ class _Author:
                 yield Step(number, "commit", "commit")
 
     def _statement(self) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
-        if self.truncates and self.rng.random() < 0.06:
+        if self.truncates and self.rng.random() < 0.12:
             if self.parents_only or self.rng.random() < 0.4:
                 yield "truncate teams", "TRUNCATE teams CASCADE", ()
             else:
@@ -177,7 +177,7 @@ class _Author:
     # -- parents -------------------------------------------------------------------------------------------------
     def _of_team(self, key: int) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
         kinds = ("insert", "insert", "upsert", "name", "score", "active", "about", "whole", "delete", "again")
-        kind = self.rng.choice((*kinds, "rekey", "swap", "third"))
+        kind = self.rng.choice((*kinds, "rekey", "swap", "swap", "swap", "third"))
         name, active = self.rng.choice("abc"), self.rng.choice((True, True, True, False, None))
         row = (key, name, active, self._number(), self._text(), self._moment())
         told = f"{name} {'active' if active else 'not active'} about {_short(row[4])}"

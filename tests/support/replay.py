@@ -176,6 +176,8 @@ class Delivery(World):
         slot = mood.get("slot", slot)
         if any(recording.states[slot].rows.values()):
             self.features = (self.features | {"load"}) - {"unique"}
+        elif self.rng.random() < 0.5:
+            self.features = (self.features | {"unique"}) - {"load"}
         if self.script is not None:
             self.features = {f for f in self.features if f in self.script.features or f == "load"}
         self.plan, self.placeholder = recording.plan, recording.placeholder
