@@ -20,7 +20,7 @@ from tests.support.simulation import play
 
 def killer(mutant: Mutant, thorough: bool) -> str:
     """Who notices: a unit test, or the seed of a history. Empty: nobody."""
-    return (_test(mutant) if mutant.tests else "") or ("" if mutant in PURE else _history(mutant, thorough))
+    return (_test(mutant) if mutant.tests else "") or _history(mutant, thorough)
 
 
 def _test(mutant: Mutant) -> str:
@@ -37,7 +37,7 @@ def _history(mutant: Mutant, thorough: bool) -> str:
         return "rare: --thorough"
     if mutant.survives:
         return ""
-    seeds = 20_000 if mutant.rare else mutant.seeds
+    seeds = 20_000 if mutant.rare else 100 if mutant in PURE else mutant.seeds
     with broken(mutant):
         for seed in range(mutant.first, mutant.first + seeds):
             try:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from connectors.debezium.envelope import decode
 from connectors.errors import UniqueTaken
 from consumers.apply.decide import Gone, Put, Read, RowOp, decide, fold, merge
-from consumers.apply.write import RowWriter
+from consumers.apply.write import RowWriter, sort_key
 from consumers.mapping.plan import Plan
 from tests.support.memory_mongo import MemoryMongo, MemoryTransactions
 from tests.support.memory_postgres import (
@@ -113,6 +113,13 @@ def test_a_part_after_a_delete_has_to_be_read() -> None:
     """A repeated suffix may begin with it."""
     folded = merge(Gone(KEY, 1, 10), Put(KEY, {"a": 1}, False, False, 2, 20))
     assert folded == Read(KEY, True, 2, 20)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_a_whole_row_after_a_delete_begins_a_life(create: bool) -> None:
+    """Nothing of the document before may be left, also where the event is an update."""
+    whole = Put(KEY, {"a": 1, "b": 2, "c": 3}, True, create, 2, 20)
+    assert merge(Gone(KEY, 1, 10), whole) == Put(KEY, whole.natives, True, True, 2, 20)
 
 
 def test_a_part_after_what_has_to_be_read_does_not_replace_the_reading() -> None:
@@ -259,6 +266,14 @@ def without_stamps(store: MemoryMongo, collection: str) -> dict[Any, Any]:
         _id: {name: value for name, value in document.items() if name not in ("_sync", "l")}
         for _id, document in store.collection(collection).items()
     }
+
+
+def test_arrays_are_ordered_as_postgresql_orders() -> None:
+    """NULL behind everything, NaN behind infinity (PostgreSQL documentation, 8.1.3 and ORDER BY)."""
+    ordered: list[Any] = [float("-inf"), -1.5, 0.0, 2.0, float("inf"), float("nan"), None]
+    shuffled = [ordered[n] for n in (6, 2, 5, 0, 4, 1, 3)]
+    assert [repr(v) for v in sorted(shuffled, key=lambda v: sort_key([v]))] == [repr(v) for v in ordered]
+    assert sort_key([1, None]) > sort_key([1, "a"]) > sort_key([0, None])
 
 
 @pytest.mark.parametrize("careful", [False, True])

@@ -78,10 +78,9 @@ def test_an_index_over_two_fields_wants_both() -> None:
     assert found("files", BY_TWO, there, {other: {"folder": "f", "name": "a"}}) == {one, other}
 
 
-def test_a_uuid_is_held_as_binary() -> None:
-    value = UUID(int=7)
-    there: dict[Key, Document] = {(1,): {"teamName": Binary.from_uuid(value)}}
-    assert found("teams", BY_NAME, there, {(2,): {"teamName": value}}) == {(1,), (2,)}
+def test_a_uuid_is_read_as_one_and_written_as_binary() -> None:
+    value = Binary.from_uuid(UUID(int=7))
+    assert found("teams", BY_NAME, named((1, value)), named((2, value))) == {(1,), (2,)}
 
 
 def test_only_unique_indexes_over_fields_of_the_document_itself() -> None:
