@@ -434,6 +434,7 @@ MUTANTS = (
         without=_set("load", "bad"),
         mood=_EMPTIED,
         rare=True,
+        first=410,
     ),
     Mutant(
         "truncate: a new job is struck with the old",

@@ -33,18 +33,18 @@ def _test(mutant: Mutant) -> str:
 
 
 def _history(mutant: Mutant, thorough: bool) -> str:
-    if mutant.rare and not thorough:
-        return "rare: --thorough"
     if mutant.survives:
         return ""
-    seeds = 20_000 if mutant.rare else 100 if mutant in PURE else mutant.seeds
+    seeds = 100 if mutant in PURE else mutant.seeds
+    if mutant.rare:
+        seeds = 20_000 if thorough else 20 if mutant.first else 0
     with broken(mutant):
         for seed in range(mutant.first, mutant.first + seeds):
             try:
                 play(seed, mutant.without, mutant.needs, mutant.mood)
             except Exception as noticed:
                 return f"history {seed}: {re.sub(r'^seed [0-9]+: ', '', str(noticed))[:70]}"
-    return ""
+    return "" if thorough or not mutant.rare else "rare: --thorough"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
