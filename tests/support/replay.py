@@ -8,7 +8,7 @@ load. A record comes at the earliest one state before its transaction is shown: 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ from connectors.errors import UniqueTaken
 from connectors.events import Record
 from connectors.positions import Lsn, Partition, Snapshot
 from connectors.postgres.rows import KeyRange, TableRead
+from consumers.mapping.ids import row_key
 from tests.support.memory_mongo import Document, MemoryMongo
 from tests.support.recording import Recording, Row, Seen, Sent, State, Truth
 from tests.support.simulation import Failed, Script, World, shortened
@@ -105,6 +106,9 @@ class _Rows:
     def __init__(self, world: Delivery) -> None:
         self._world = world
 
+    def close(self) -> None:
+        """Nothing to do."""
+
     def visible_now(self) -> Snapshot:
         self._world.moment("visible_now")
         return self._world.pg.state.snapshot
@@ -117,7 +121,8 @@ class _Rows:
             self._world.moment(f"read {read.table}")
             snapshot = snapshot or self._world.pg.export()
             rows = {seen.key: seen.row for seen in self._world.pg.rows_under(snapshot, read.table)}
-            found[read.table] = [rows[tuple(k)] for k in keys if tuple(k) in rows]
+            shown = self._world.columns(read)
+            found[read.table] = [shown(rows[tuple(k)]) for k in keys if tuple(k) in rows]
         self._world.moment("rows were read")
         return found, lsn
 
@@ -144,9 +149,9 @@ class _Reader:
         where: str | None,
         parent: tuple[TableRead, Sequence[str]] | None = None,
     ) -> Iterator[Row]:
-        columns = parent[1] if parent else read.key
+        columns, shown = parent[1] if parent else read.key, self._world.columns(read)
         self._world.moment(f"copy {read.table}")
-        at = [[c.name for c in read.columns].index(column) for column in columns]
+        at = [self._world.place(read.table, column) for column in columns]
         low, high = (None if end is None else [int(text) for text in end] for end in keys)
         for seen in self._world.pg.rows_under(self._snapshot, read.table):
             place = [seen.row[n] for n in at]
@@ -155,7 +160,7 @@ class _Reader:
             if (low is not None and place < low) or (high is not None and place >= high):
                 continue
             if where is None or where in seen.passes:
-                yield seen.row
+                yield shown(seen.row)
 
 
 @dataclass
@@ -200,16 +205,17 @@ class Delivery(World):
         self.slot_snapshot = self.pg.export()
 
     def _leave_documents(self) -> None:
-        for use in [
-            *self.plan.documents.values(),
-            *(u for a in self.plan.arrays.values() for u in a.values()),
-        ]:
-            stamp: Document = {"_sync": {"at": 1, "lsn": 5}, "name": "of an earlier pipeline"}
-            staged: Document = {"p": ObjectId(b"an old thing"), "o": [1], "l": 5, "d": {}}
-            target, old = (use.staging, staged) if use.array else (use.collection, stamp)
-            self.store.plain_write(target, "an old thing", {"_id": "an old thing", **old})
+        uses = [*self.plan.documents.values(), *(u for a in self.plan.arrays.values() for u in a.values())]
+        for use in uses:
+            old: Document = {"_id": ObjectId(b"an old thing"), "_sync": {"at": 1, "lsn": 5}, "name": "old"}
+            if use.array:
+                key = row_key([77] * len(use.table.key))
+                old = {"_id": key, "p": ObjectId(b"an old thing"), "o": [1], "l": 5, "d": {}}
+            self.store.plain_write(use.staging if use.array else use.collection, old["_id"], old)
 
     def _send(self) -> None:
+        if not self.slot:
+            return
         if self.sent == len(self.pg.wal):
             self.confirmed = self.sent
             return
@@ -226,6 +232,21 @@ class Delivery(World):
             self.topics.marker(home)
         if self.rng.random() < 0.2:
             self.confirmed = self.sent
+
+    def _new_slot(self) -> None:
+        self.moment("new slot")
+        self.slot, self.sent = True, sum(sent.state <= self.pg.now for sent in self.pg.wal)
+        self.confirmed = self.sent
+
+    def place(self, table: str, column: str) -> int:
+        """Where a column lies in a recorded row."""
+        assert self.recording is not None
+        return [c.name for c in self.recording.reads[table].columns].index(column)
+
+    def columns(self, read: TableRead) -> Callable[[Row], Row]:
+        """Of a recorded row, what a read asks for."""
+        at = [self.place(read.table, c.name) for c in read.columns]
+        return lambda row: tuple(row[n] for n in at)
 
     def _reader(self, source: object, name: str) -> Any:
         return _Reader(self, name)

@@ -1225,16 +1225,16 @@ def history(world: World) -> list[str]:
 def shortened(make: Callable[[Script | None, list[str]], World], within_s: float = 20.0) -> World:
     """A shorter history that fails too. make: the world of a script, with its trace; None: the whole."""
     whole = make(None, [])
-    _failure(whole)
+    kind = type(_failure(whole))
     kinds = {k: getattr(whole, k) for k in ("turns", "moments", "transactions", "features")}
     items = [(kind, n) for kind, found in kinds.items() for n in sorted(set(found))]
 
     def world(kept: Sequence[tuple[str, Any]]) -> World:
         return make(Script(**{k: frozenset(n for kind, n in kept if kind == k) for k in kinds}), [])
 
-    kept = smallest(items, lambda some: _failure(world(some)) is not None, within_s)
+    kept = smallest(items, lambda some: isinstance(_failure(world(some)), kind), within_s)
     found = world(kept)
-    return found if _failure(found) is not None else whole
+    return found if isinstance(_failure(found), kind) else whole
 
 
 def _failure(world: World) -> BaseException | None:
