@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from sync.dev.state import Addresses
 from tests.support import stack as servers
 from tests.support.stack import Own
+
+settings.register_profile("tandem", deadline=None)  # how long a case takes is the machine's affair
+settings.load_profile("tandem")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
