@@ -72,6 +72,7 @@ def test_the_histories_are_worth_playing() -> None:
             for two in world.pg.wal[at + 1 : at + 9]
         )
     print(dict(met))
+    assert met.pop("lsn out of order") >= 1
     assert min(met.values()) >= 3, met
     assert met["events"] >= 1_000
 
