@@ -1,9 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check torture mutants bench down clean lock
+.PHONY: help install demo test test-foreign check torture mutants bench down clean lock
 bin := .venv/bin
 
 help: ## show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-16s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-16s %s\n", $$1, $$2}'
 
 install: .venv/.installed ## make .venv with everything that is needed; nothing to do when nothing changed
 
@@ -16,6 +16,10 @@ demo: install ## the whole way once: embedded stack, sample data, snapshot, live
 
 test: install ## all tests, on an embedded stack; ARGS='--stack=containers' for another, or any of pytest's own
 	@$(bin)/pytest $(ARGS)
+
+test-foreign: install ## schemas of others: each folder of SQL files in CASES=DIR, from init to verify, then under a writer
+	@[ -n '$(CASES)' ] || { echo 'which folder? make test-foreign CASES=DIR' >&2; exit 2; }
+	@$(bin)/python -m tests.foreign '$(CASES)' $(ARGS)
 
 check: install ## format, lint, types, import rules, and the tests that need no server
 	@$(bin)/ruff format --check .

@@ -105,7 +105,8 @@ class _Proposer:
             if note:
                 notes.append(note)
         fixed = {column: line.name for column, line in references.items()}
-        fields, reasons = names.fields(columns, facts.table.key, fixed)
+        # an element has no _id beside which `id` would mislead
+        fields, reasons = names.fields(columns, () if foreign else facts.table.key, fixed)
         notes += self._notes(facts, columns)
         rows = Rows(
             table=facts.name,
@@ -158,7 +159,12 @@ class _Proposer:
 
     def _notes(self, facts: TableFacts, columns: Sequence[str]) -> list[str]:
         mine = [c for c in facts.table.columns if c.name in columns]
-        notes = [f"{c.name}: {said}" for c in mine if (said := remarks(c, _declared(facts, c.name)))]
+        said: dict[str, list[str]] = {}
+        for column in mine:
+            declared = _declared(facts, column.name)
+            for remark in remarks(column, declared):
+                said.setdefault(remark, []).append(f"{column.name} {declared}")
+        notes = [f"{remark}: {', '.join(of)}" for remark, of in said.items()]
         again = [c for c in not_carried(facts.table) if c in columns]
         if again:
             notes.append(

@@ -15,7 +15,7 @@ from sync.init.proposal import ArrayProposal, CollectionProposal, Line, Proposal
 
 #: longer than this, a mapping is written on lines of its own
 _WIDTH = 110
-_PLAIN = re.compile(r"^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$")
+_PLAIN = re.compile(r"^\$?[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$")
 #: what a YAML stream may hold unescaped on one line (YAML 1.1, c-printable without breaks)
 _PRINTABLE = re.compile(r"[\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _STRINGS = yaml.SafeLoader.yaml_implicit_resolvers
@@ -104,8 +104,7 @@ def _collection_lines(collection: CollectionProposal) -> Iterator[str]:
     for line in collection.indexes:
         if line.index is not None:
             yield from _behind(f"      - {flow(line.index)}", line.why)
-        else:
-            yield from comment(f"left out: {line.why}", indent=6)
+    yield from comment(*(f"index left out: {i.why}" for i in collection.indexes if i.index is None), indent=4)
     yield from _validator_lines(collection)
 
 

@@ -67,18 +67,18 @@ def keeps_distinct(kind: str, declared: str) -> bool:
     return kind not in _MOMENTS or any(f"({n})" in declared for n in range(4))
 
 
-def remarks(column: Column, declared: str) -> str:
-    """What a person should know of a column's values; empty where there is nothing. declared: with its modifier."""
+def remarks(column: Column, declared: str) -> list[str]:
+    """What a person should know of a column's values. declared: its type with its modifier."""
     said = []
     if column.type not in _BSON and policies(column.resolved) == ("text",):
-        said.append(f"{declared}, carried as PostgreSQL's text")
+        said.append("carried as PostgreSQL's text")
     if column.type == "numeric" and not _fits_decimal(declared):
-        said.append("a value of more than 34 digits does not fit: its row is parked")
+        said.append("a value of more than 34 digits does not fit, its row is parked")
     if column.type.endswith("[]"):
-        said.append("an array whose indices do not start at 1 does not fit: its row is parked")
+        said.append("an array whose indices do not start at 1 does not fit, its row is parked")
     if column.generated:
         said.append("generated")
-    return "; ".join(said)
+    return said
 
 
 def _fits_decimal(declared: str) -> bool:
