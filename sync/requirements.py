@@ -93,6 +93,12 @@ def of_table(where: str, table: Table) -> Iterable[Complaint]:
             f"map the tables that {name} is made from",
         )
         return
+    if any(part.startswith('"') or part.endswith('"') for part in (table.schema, table.relation)):
+        # io.debezium.relational.TableId quotes no such name, and its parser stops the task at the first change
+        yield Complaint(
+            f"{where} has a name, or a schema's, that begins or ends with a double quote, which Debezium cannot read",
+            "rename it",
+        )
     if table.persistence != "p":
         yield Complaint(
             f"{where} is not logged, so its changes are in no WAL", f"ALTER TABLE {name} SET LOGGED"

@@ -37,6 +37,8 @@ _BSON = {
     "cidr": "string",
     "macaddr": "string",
     "macaddr8": "string",
+    "int2vector": "array",
+    "oidvector": "array",
     "int4multirange": "array",
     "int8multirange": "array",
     "nummultirange": "array",

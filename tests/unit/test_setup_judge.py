@@ -70,6 +70,7 @@ def test_all_reasons_of_a_server_at_once() -> None:
         {"kind": "p", "leaves": (("public.t1", frozenset(ID)),)},
         {"replica_identity": "f", "carried": frozenset({"id", "code"})},
         {"has_children": True},
+        {"name": 'public.a "quoted" one'},
         {"replica_identity": "i", "carried": frozenset({"id", "code"})},
         {**BARE, "replica_identity": "i", "carried": frozenset({"code"})},
         {**BARE, "replica_identity": "f", "carried": frozenset({"id", "code"})},
@@ -87,6 +88,8 @@ def test_a_table_that_is_fit(changed: dict[str, Any]) -> None:
         ({"kind": "f"}, "is no table", "map the tables"),
         ({"kind": "m"}, "is no table", "map the tables"),
         ({"persistence": "u"}, "is not logged", "SET LOGGED"),
+        ({"name": 'public.a"'}, "double quote", "rename it"),
+        ({"name": '"s.a'}, "double quote", "rename it"),
         ({"key": (), "primary": ()}, "has no primary key", "ADD PRIMARY KEY"),
         (
             {"replica_identity": "n", "carried": frozenset()},

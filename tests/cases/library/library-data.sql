@@ -25,7 +25,7 @@ INSERT INTO notices (body) VALUES ('Closed on Monday');
 INSERT INTO urgent_notices (body, until) VALUES ('Open on Monday', '2024-02-29');
 INSERT INTO visits VALUES ('2024-02-29 12:00', 'north');
 INSERT INTO opening_hours SELECT b, d, '09:00' FROM generate_series(1, 5) b, generate_series(1, 5) d;
-INSERT INTO "Ma""gasin d'été"."Käse & ""Brot""" VALUES (1, 3.3, NULL), (2, 'NaN', 'y');
+INSERT INTO "Ma""gasin d'été"."Käse & ""Brot"", frisch" VALUES (1, 3.3, NULL), (2, 'NaN', 'y');
 INSERT INTO "Ma""gasin d'été".books VALUES ('a', 'n'), ('ä', NULL);
 INSERT INTO "arch.ive"."old.books" VALUES (1);
 ANALYZE;

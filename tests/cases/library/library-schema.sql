@@ -118,10 +118,11 @@ CREATE UNLOGGED TABLE basket (id serial PRIMARY KEY, what text);
 CREATE VIEW lent_books AS SELECT title, loaned_at FROM loans JOIN books USING (book_id);
 CREATE MATERIALIZED VIEW book_counts AS SELECT language, count(*) FROM books GROUP BY language;
 
-CREATE TABLE "Ma""gasin d'été"."Käse & ""Brot""" (
+CREATE TABLE "Ma""gasin d'été"."Käse & ""Brot"", frisch" (
   "Id" integer PRIMARY KEY,
   "Größe in m²" real,
   "select" text DEFAULT 'x'
 );
 CREATE TABLE "Ma""gasin d'été".books (id text PRIMARY KEY, note text);
+CREATE TABLE """at the end""" (id integer PRIMARY KEY);
 CREATE TABLE "arch.ive"."old.books" (id integer PRIMARY KEY);
