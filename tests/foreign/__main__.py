@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -70,7 +71,7 @@ def run_case(case: Case, own: Own, folder: Path) -> None:
     """All steps of one case, with these names; the mapping is written into the folder."""
     try:
         _run(case, own, folder)
-    except (CaseFailed, AssertionError, psycopg.Error) as error:
+    except (CaseFailed, AssertionError, psycopg.Error, subprocess.TimeoutExpired) as error:
         case.wrong(f"{type(error).__name__}: {error}")
 
 
