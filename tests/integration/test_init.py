@@ -43,7 +43,7 @@ def test_a_schema_with_everything_runs_from_init_to_verify_and_under_a_writer(
     assert made["members"]["validator"]["properties"]["status"] == {
         "enum": ["active", "barred", "it's complicated"]
     }
-    assert made["KäseBrot"]["from"] == 'Ma"gasin d\'été.Käse & "Brot"'
+    assert made["KäseBrotFrisch"]["from"] == 'Ma"gasin d\'été.Käse & "Brot", frisch'
 
 
 def init(folder: Path, dsn: str | None, *arguments: str) -> subprocess.CompletedProcess[str]:
