@@ -26,8 +26,6 @@ class ColumnFacts:
     declared: str
     comment: str = ""
     labels: tuple[str, ...] = ()
-    #: equal texts are the same text; false under a nondeterministic collation
-    deterministic: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +141,7 @@ SELECT a.attrelid, a.attname::text, format_type(a.atttypid, a.atttypmod),
                  SELECT a.atttypid
                  UNION ALL
                  SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.oid WHERE t.typtype = 'd')
-             SELECT e.enumlabel::text FROM base b JOIN pg_enum e ON e.enumtypid = b.oid ORDER BY e.enumsortorder),
-       coalesce((SELECT c.collisdeterministic FROM pg_collation c WHERE c.oid = a.attcollation), true)
+             SELECT e.enumlabel::text FROM base b JOIN pg_enum e ON e.enumtypid = b.oid ORDER BY e.enumsortorder)
 FROM pg_attribute a WHERE a.attrelid = ANY(%s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum
 """
 _FOREIGN_KEYS = """
@@ -203,7 +200,7 @@ def read(session: Session, names: Sequence[str]) -> tuple[TableFacts, ...]:
     oids = [row[0] for row in relations]
     columns: dict[int, dict[str, ColumnFacts]] = defaultdict(dict)
     for oid, column, *facts in session.execute(_COLUMNS, [oids]):
-        columns[oid][column] = ColumnFacts(facts[0], facts[1], tuple(facts[2]), facts[3])
+        columns[oid][column] = ColumnFacts(facts[0], facts[1], tuple(facts[2]))
     foreign: dict[int, list[ForeignKey]] = defaultdict(list)
     for oid, name, own, table, target, on_delete, validated in session.execute(_FOREIGN_KEYS, [oids]):
         foreign[oid].append(ForeignKey(name, tuple(own), table, tuple(target), on_delete, validated))

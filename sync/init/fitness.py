@@ -50,20 +50,31 @@ def unfit(facts: TableFacts) -> LeftOut | None:
     for name in table.key:
         column = table.column(name)
         if column is not None and keys.form(column) is None:
+            kind = "generated" if column.generated else f"of type {column.type}"
             return LeftOut(
                 facts.name,
-                f"its key has the column {name} of type {column.type}, from which no id can be computed",
-                "name the columns of another unique index over NOT NULL columns with `key:`, or give it one",
+                f"its key has the column {name}, {kind}, by which Debezium's records cannot be told apart",
+                "give it a unique index over other columns, NOT NULL, and a REPLICA IDENTITY USING INDEX of it",
             )
     return None
 
 
+def keyed(facts: TableFacts) -> TableFacts:
+    """The table with the key that tells its rows apart in the mapping: the one that its old rows in the WAL have."""
+    table = facts.table
+    key = keys.chosen(table, None)
+    if table.replica_identity == "i" and not set(key) <= table.carried:
+        stands = (unique.columns for unique in table.uniques if set(unique.columns) == table.carried)
+        key = next(stands, key)
+    return replace(facts, table=replace(table, key=key))
+
+
 def fit(tables: Sequence[TableFacts]) -> tuple[list[TableFacts], list[LeftOut]]:
-    """The tables that can be mapped, and the others."""
+    """The tables that can be mapped, each with its key in the mapping, and the others."""
     good: list[TableFacts] = []
     left_out: list[LeftOut] = []
     topics: dict[str, str] = {}
-    for facts in (replace(f, table=replace(f.table, key=keys.chosen(f.table, None))) for f in tables):
+    for facts in map(keyed, tables):
         found = unfit(facts)
         topic = topic_of("", facts.name)
         if found is None and topic in topics:

@@ -29,6 +29,8 @@ class Rows:
     """How a table's rows become documents or elements. renames, references: in the table's order."""
 
     table: str
+    #: what tells its rows apart, where that is not the primary key
+    key: Line | None = None
     renames: tuple[Line, ...] = ()
     references: tuple[Line, ...] = ()
     #: what the file says of these rows without an option of its own, one line each

@@ -18,7 +18,15 @@ from sync.init.proposal import (
     Proposal,
     Rows,
 )
-from sync.init.relations import Embedding, Fanouts, candidates, embeddings, is_join, points_to_key
+from sync.init.relations import (
+    Embedding,
+    Fanouts,
+    candidates,
+    embeddings,
+    in_key_order,
+    is_join,
+    points_to_key,
+)
 from sync.init.types import remarks
 
 
@@ -50,6 +58,80 @@ class _Shaped:
     fields: dict[str, str]
     #: column -> the reference's field in its place
     references: dict[str, str]
+    #: references of several columns, beside the fields that keep those: name -> whether it may be null
+    several: dict[str, bool]
+
+
+class _References:
+    """The references of one use of a table, as they are found."""
+
+    def __init__(self, facts: TableFacts, columns: Sequence[str]) -> None:
+        self._facts, self._columns = facts, columns
+        self.lines: dict[frozenset[str], Line] = {}
+        self.notes: list[str] = []
+        self.single: dict[str, str] = {}
+        self.several: dict[str, bool] = {}
+        #: column -> field, of everything that is named here
+        self.fixed: dict[str, str] = {}
+
+    def add(self, key: ForeignKey, parent: TableFacts, collection: str) -> None:
+        """A reference to this collection by this foreign key."""
+        own = in_key_order(key, parent)
+        if len(own) == 1:
+            [column] = own
+            wanted = camel_case(column)
+            if column == "id" or not names.is_field(wanted):
+                wanted = names.plain(f"{parent.relation}_id")
+            name = names.free(wanted, self._taken(column))
+            self.single[column] = self.fixed[column] = name
+            value: dict[str, object] = {"column": column, "to": collection}
+        else:
+            name = names.free(names.plain(f"{parent.relation}_id"), self._taken())
+            value = {"column": list(own), "to": collection, "keep": self._kept(own, name)}
+            columns = [self._facts.table.column(c) for c in own]
+            self.several[name] = not all(c is not None and c.not_null for c in columns)
+        self.lines[frozenset(own)] = Line(name, value, f"foreign key {key.name}")
+
+    def _kept(self, own: Sequence[str], name: str) -> list[str]:
+        """Fields for the columns' own values: an id of several columns cannot be read back."""
+        found: list[str] = []
+        for column in own:
+            taken = {*self._taken(column), name, *found}
+            wanted = camel_case(column)
+            if wanted in taken or not names.is_field(wanted):
+                wanted = names.plain(f"original_{column}")
+            found.append(names.free(wanted, taken))
+            self.fixed.setdefault(column, found[-1])
+        return found
+
+    def _taken(self, column: str = "") -> set[str]:
+        """Names that a reference, or what it keeps, may not have."""
+        kept = {field for line in self.lines.values() for field in line.value.get("keep", ())}
+        others = {camel_case(c) for c in self._columns if c != column and c not in self.fixed}
+        return others | kept | {line.name for line in self.lines.values()}
+
+
+def _told(key: ForeignKey) -> str:
+    return f"foreign key {key.name} ({', '.join(key.columns)} -> {key.table})"
+
+
+def _first(line: Line) -> str:
+    column = line.value["column"]
+    return column if isinstance(column, str) else str(column[0])
+
+
+def _declared_key(facts: TableFacts) -> Line | None:
+    """`key`, where it is not the primary key."""
+    table = facts.table
+    if set(table.key) == set(table.primary):
+        return None
+    index = next((u.name for u in table.uniques if set(u.columns) == set(table.key)), "")
+    why = (
+        f"its replica identity is the index {index}"
+        if table.primary
+        else f"no primary key; the index {index} is one"
+    )
+    return Line("key", table.key[0] if len(table.key) == 1 else list(table.key), why)
 
 
 class _Proposer:
@@ -71,7 +153,8 @@ class _Proposer:
         shaped = self._shape(facts, ())
         arrays: list[ArrayProposal] = []
         schemas: list[Line] = []
-        taken = set(shaped.fields.values())
+        taken = {*shaped.fields.values(), *(line.name for line in shaped.rows.references)}
+        taken |= {field for line in shaped.rows.references for field in line.value.get("keep", ())}
         for name, embedding in sorted(self._embedded.items()):
             if embedding.parent != facts.name:
                 continue
@@ -79,7 +162,9 @@ class _Proposer:
             array = names.free(names.inside(child.relation, facts.relation), taken)
             taken.add(array)
             inner = self._shape(child, embedding.foreign_key.columns)
-            arrays.append(ArrayProposal(array, inner.rows, _in_key_order(embedding, facts), embedding.why))
+            arrays.append(
+                ArrayProposal(array, inner.rows, in_key_order(embedding.foreign_key, facts), embedding.why)
+            )
             schemas.append(Line(array, _array_schema(child, inner)))
         own_indexes = indexes.proposed(facts, shaped.fields, shaped.references)
         return CollectionProposal(
@@ -88,64 +173,58 @@ class _Proposer:
             about=self._about(facts),
             arrays=tuple(arrays),
             indexes=(*own_indexes, *_other_sides(arrays, self._tables)),
-            validator=validators.proposed(facts, shaped.fields, shaped.references, schemas),
+            validator=validators.proposed(facts, shaped.fields, shaped.references, shaped.several, schemas),
         )
 
     def _shape(self, facts: TableFacts, foreign: Sequence[str]) -> _Shaped:
         """One use of a table. foreign: the columns with its parent's key, which have no field."""
         columns = [c.name for c in facts.table.columns if c.name not in foreign]
-        notes: list[str] = []
-        references: dict[str, Line] = {}
-        for key in facts.foreign_keys:
-            if set(key.columns) & set(foreign):
-                continue
-            line, note = self._reference(facts, key, columns, references)
-            if line is not None:
-                references[key.columns[0]] = line
-            if note:
-                notes.append(note)
-        fixed = {column: line.name for column, line in references.items()}
+        made = _References(facts, columns)
+        # those of one column first: one of several columns keeps what they leave
+        for key in sorted(facts.foreign_keys, key=lambda k: len(k.columns)):
+            if key.columns != tuple(foreign) and not set(key.columns) <= set(columns):
+                made.notes.append(f"{_told(key)}: it shares columns with the embedding; not carried over")
+            elif not set(key.columns) & set(foreign):
+                self._reference(facts, key, made)
         # an element has no _id beside which `id` would mislead
-        fields, reasons = names.fields(columns, () if foreign else facts.table.key, fixed)
-        notes += self._notes(facts, columns)
+        fields, reasons = names.fields(
+            columns,
+            () if foreign else facts.table.key,
+            made.fixed,
+            [line.name for line in made.lines.values()],
+        )
         rows = Rows(
             table=facts.name,
-            renames=tuple(Line(c, fields[c], why) for c, why in reasons.items() if c not in references),
-            references=tuple(references[c] for c in columns if c in references),
-            notes=tuple(notes),
+            key=_declared_key(facts),
+            renames=tuple(Line(c, fields[c], why) for c, why in reasons.items() if c not in made.fixed),
+            references=tuple(sorted(made.lines.values(), key=lambda line: columns.index(_first(line)))),
+            notes=(*made.notes, *self._notes(facts, columns)),
         )
-        return _Shaped(rows, fields, fixed)
+        return _Shaped(rows, fields, made.single, made.several)
 
-    def _reference(
-        self, facts: TableFacts, key: ForeignKey, columns: Sequence[str], known: Mapping[str, Line]
-    ) -> tuple[Line | None, str]:
-        """The reference that a foreign key becomes; or None and why it stays plain columns."""
-        told = f"foreign key {key.name} ({', '.join(key.columns)} -> {key.table})"
-        if len(key.columns) != 1:
-            return None, f"{told}: a reference has one column; these stay fields of their own"
-        column = key.columns[0]
+    def _reference(self, facts: TableFacts, key: ForeignKey, made: _References) -> None:
+        """Add the reference that a foreign key becomes; or the reason why it stays plain columns."""
+        told = _told(key)
         if key.table in self._embedded:
             parent = self._embedded[key.table].parent
-            return None, f"{told}: {key.table} is embedded in {parent}, so it has no _id of its own"
-        if key.table not in self._owners:
-            return None, f"{told}: {key.table} is not mapped; the value stays a field"
-        if reason := points_to_key(key, facts, self._owners):
-            return None, f"{told}: {reason}; the value stays a field"
-        if column in known:
-            return None, f"{told}: {column} is the reference {known[column].name} already"
-        wanted = camel_case(column)
-        if column == "id" or not names.is_field(wanted):
-            wanted = names.plain(f"{self._tables[key.table].relation}_id")
-        others = {camel_case(c) for c in columns if c != column} | {line.name for line in known.values()}
-        name = names.free(wanted, others)
-        value = {"column": column, "to": self._collections[key.table]}
-        return Line(name, value, f"foreign key {key.name}"), ""
+            made.notes.append(f"{told}: {key.table} is embedded in {parent}, so it has no _id of its own")
+        elif key.table not in self._owners:
+            made.notes.append(f"{told}: {key.table} is not mapped; the value stays a field")
+        elif reason := points_to_key(key, facts, self._owners):
+            made.notes.append(f"{told}: {reason}; the value stays a field")
+        elif (known := made.lines.get(frozenset(key.columns))) is not None:
+            made.notes.append(f"{told}: {', '.join(key.columns)} is the reference {known.name} already")
+        else:
+            parent_facts = self._owners[key.table]
+            made.add(key, parent_facts, self._collections[key.table])
 
     def _about(self, facts: TableFacts) -> tuple[str, ...]:
         lines = [facts.comment] if facts.comment else []
         told = []
         if facts.partitions:
             told.append(f"partitioned ({facts.partitions} partitions): one collection")
+        if facts.table.has_children:
+            told.append("without the rows of the tables that inherit from it")
         if facts.inherits:
             told.append(f"inherits from {', '.join(facts.inherits)}: a collection of its own")
         if facts.table.rows >= 0 and facts.table.kind == "r":
@@ -196,14 +275,8 @@ def _declared(facts: TableFacts, column: str) -> str:
     return known.declared if known is not None else ""
 
 
-def _in_key_order(embedding: Embedding, parent: TableFacts) -> tuple[str, ...]:
-    key = embedding.foreign_key
-    own = dict(zip(key.target_columns, key.columns, strict=True))
-    return tuple(own[column] for column in parent.table.key)
-
-
 def _array_schema(child: TableFacts, shaped: _Shaped) -> dict[str, object]:
-    found = validators.proposed(child, shaped.fields, shaped.references)
+    found = validators.proposed(child, shaped.fields, shaped.references, shaped.several)
     items: dict[str, object] = {"bsonType": "object"}
     if found.required:
         items["required"] = list(found.required)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from connectors.postgres.schema_facts import Fanout, ForeignKey, TableFacts
+from consumers.mapping import keys
 
 #: more rows than these in one parent now, and a table gets a collection of its own
 MOST_ROWS = 100
@@ -15,9 +16,6 @@ MOST_BYTES = 1_000_000
 #: columns of a join table besides its foreign keys
 FEW_COLUMNS = 3
 
-#: types whose equal values make equal ids
-_FAMILIES = {"smallint": "whole", "integer": "whole", "bigint": "whole", "text": "text"}
-_FAMILIES["character varying"] = "text"
 _MOMENTS = frozenset({"date", "timestamp with time zone", "timestamp without time zone"})
 
 #: (table, foreign key's columns) -> rows per parent
@@ -40,24 +38,18 @@ def points_to_key(key: ForeignKey, child: TableFacts, parents: Mapping[str, Tabl
     if parent is None:
         return f"{key.table} has no collection of its own"
     if set(key.target_columns) != set(parent.table.key):
-        return f"it points to {', '.join(key.target_columns)}, which is not the primary key of {key.table}"
+        return f"it points to {', '.join(key.target_columns)}, which is not the key of {key.table}"
     for own, target in zip(key.columns, key.target_columns, strict=True):
-        if _family(child, own) != _family(parent, target):
-            return f"{own} and {key.table}.{target} have types whose ids differ"
-        if not (_facts(child, own) and _facts(parent, target)):
-            return f"{own} is compared by a collation in which different texts are equal"
+        holder, held = child.table.column(own), parent.table.column(target)
+        if holder is not None and held is not None and (why := keys.refers(holder, held)):
+            return why
     return ""
 
 
-def _family(facts: TableFacts, name: str) -> str:
-    column = facts.table.column(name)
-    kind = column.type if column is not None else ""
-    return _FAMILIES.get(kind, kind)
-
-
-def _facts(facts: TableFacts, name: str) -> bool:
-    known = facts.columns.get(name)
-    return known is None or known.deterministic
+def in_key_order(key: ForeignKey, parent: TableFacts) -> tuple[str, ...]:
+    """The foreign key's columns in the order of the parent's key."""
+    own = dict(zip(key.target_columns, key.columns, strict=True))
+    return tuple(own[column] for column in parent.table.key)
 
 
 def is_join(facts: TableFacts) -> bool:
@@ -71,12 +63,12 @@ def is_join(facts: TableFacts) -> bool:
 
 
 def _pair(facts: TableFacts) -> tuple[ForeignKey, ForeignKey] | None:
-    keys = [k for k in facts.foreign_keys if all(_not_null(facts, c) for c in k.columns)]
-    if len(facts.foreign_keys) != 2 or len(keys) != 2 or set(keys[0].columns) & set(keys[1].columns):
+    sides = [k for k in facts.foreign_keys if all(_not_null(facts, c) for c in k.columns)]
+    if len(facts.foreign_keys) != 2 or len(sides) != 2 or set(sides[0].columns) & set(sides[1].columns):
         return None
-    both = {*keys[0].columns, *keys[1].columns}
+    both = {*sides[0].columns, *sides[1].columns}
     unique = [{c for c, _ in i.keys} for i in facts.indexes if i.unique and not i.predicate and i.keys]
-    return (keys[0], keys[1]) if both == set(facts.table.key) or both in unique else None
+    return (sides[0], sides[1]) if both == set(facts.table.key) or both in unique else None
 
 
 def _not_null(facts: TableFacts, name: str) -> bool:

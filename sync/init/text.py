@@ -28,6 +28,8 @@ def content(proposal: Proposal) -> dict[str, Any]:
 
 def _rows(rows: Rows) -> dict[str, Any]:
     found: dict[str, Any] = {"from": rows.table}
+    if rows.key is not None:
+        found["key"] = rows.key.value
     if rows.renames:
         found["rename"] = {line.name: line.value for line in rows.renames}
     if rows.references:
@@ -111,6 +113,8 @@ def _collection_lines(collection: CollectionProposal) -> Iterator[str]:
 def _rows_lines(rows: Rows, indent: int) -> Iterator[str]:
     """rename and references; and the notes."""
     pad = " " * indent
+    if rows.key is not None:
+        yield from _behind(f"{pad}key: {flow(rows.key.value)}", rows.key.why)
     yield from comment(*rows.notes, indent=indent)
     for option, lines in (("rename", rows.renames), ("references", rows.references)):
         if lines:

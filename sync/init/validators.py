@@ -32,9 +32,13 @@ def proposed(
     facts: TableFacts,
     fields: Mapping[str, str],
     references: Mapping[str, str],
+    several: Mapping[str, bool],
     arrays: Sequence[Line] = (),
 ) -> ValidatorProposal:
-    """The validator of what these fields hold. arrays: schemas of embedded arrays, by name."""
+    """The validator of what these fields hold. several: references of several columns, and whether they may be null.
+
+    arrays: schemas of embedded arrays, by name.
+    """
     said, _ = limits(facts)
     required: list[str] = []
     properties: list[Line] = []
@@ -55,6 +59,9 @@ def proposed(
             schema["description"] = known.comment
         if schema:
             properties.append(Line(name, schema, why))
+    for name, nullable in several.items():
+        required += [] if nullable else [name]
+        properties.append(Line(name, {"bsonType": _nullable("objectId", not nullable)}))
     return ValidatorProposal(tuple(dict.fromkeys(required)), (*properties, *arrays))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from connectors.postgres.catalog import Column, Table
+from connectors.postgres.catalog import Column, Table, Unique
 from connectors.postgres.schema_facts import (
     Check,
     ColumnFacts,
@@ -40,7 +40,7 @@ def facts(name: str, key: str, columns: dict[str, str], nullable: str = "", **mo
         "p",
         False,
         more.pop("rows", -1),
-        primary=primary,
+        primary,
         carried=frozenset(primary),
     )
     declared = {n: ColumnFacts(t) for n, t in columns.items()}
@@ -177,9 +177,9 @@ def test_two_foreign_keys_to_one_table_are_two_references_and_two_over_one_colum
 @pytest.mark.parametrize(
     ("kind", "target", "told"),
     [
-        ("numeric", "id", "types whose ids differ"),
-        ("text", "id", "types whose ids differ"),
-        ("bigint", "name", "not the primary key"),
+        ("numeric", "id", "cannot hold the key"),
+        ("text", "id", "cannot hold the key"),
+        ("bigint", "name", "not the key of"),
     ],
 )
 def test_a_foreign_key_whose_values_give_no_id_stays_a_field_and_says_why(
@@ -195,15 +195,33 @@ def test_a_foreign_key_whose_values_give_no_id_stays_a_field_and_says_why(
 
 def test_a_foreign_key_under_a_collation_where_different_texts_are_equal_stays_a_field() -> None:
     parent = facts("public.p", "code", {"code": "text"})
-    about = {"p": ColumnFacts("text", deterministic=False)}
+    child = facts(
+        "public.c", "id", {"id": "bigint", "p": "text"}, foreign_keys=(fk("p", "public.p", "code"),)
+    )
+    columns = tuple(replace(c, deterministic=c.name != "p") for c in child.table.columns)
+    child = replace(child, table=replace(child.table, columns=columns))
+    assert "references" not in collection(proposed(child, parent), "c")
+
+
+def test_a_foreign_key_of_several_columns_is_one_reference_in_the_keys_order_and_keeps_its_values() -> None:
+    parent = facts("public.copies", "book copy", {"copy": "integer", "book": "integer", "v": "text"})
     child = facts(
         "public.c",
         "id",
-        {"id": "bigint", "p": "text"},
-        about=about,
-        foreign_keys=(fk("p", "public.p", "code"),),
+        {"id": "bigint", "nr": "integer", "book_id": "integer"},
+        "nr",
+        foreign_keys=(fk("nr book_id", "public.copies", "copy book"), fk("book_id", "public.users")),
+        indexes=(_index("i", "book_id nr", unique=True),),
     )
-    assert "references" not in collection(proposed(child, parent), "c")
+    found = collection(proposed(parent, child, USERS), "c")
+    assert found["references"] == {
+        "bookId": {"column": "book_id", "to": "users"},
+        "copiesId": {"column": ["book_id", "nr"], "to": "copies", "keep": ["originalBookId", "nr"]},
+    }
+    assert found["validator"]["properties"]["copiesId"] == {"bsonType": ["objectId", "null"]}
+    assert found["indexes"] == [
+        {"keys": {"bookId": 1, "nr": 1}, "unique": True, "partial": {"nr": {"$type": "int"}}}
+    ]
 
 
 def test_a_foreign_key_to_what_is_not_mapped_stays_a_field() -> None:
@@ -318,16 +336,14 @@ def test_a_child_with_a_life_of_its_own_is_not_embedded(items: TableFacts, more:
     assert "embed" not in collection(found, "orders")
 
 
-def test_what_grows_with_time_is_not_embedded_however_small_it_is_now() -> None:
+@pytest.mark.parametrize("kind", ["r", "p"])
+def test_what_grows_with_time_is_not_embedded_however_small_it_is_now(kind: str) -> None:
+    columns = {"device": "bigint", "at": "date" if kind == "r" else "integer"}
     log = facts(
-        "public.readings",
-        "device at",
-        {"device": "bigint", "at": "date"},
-        foreign_keys=(fk("device", "public.orders", on_delete="c"),),
+        "public.readings", "device at", columns, foreign_keys=(fk("device", "public.orders", on_delete="c"),)
     )
-    key = {"key": ("device",), "primary": ("device",), "carried": frozenset({"device"})}
-    grown = replace(log, table=replace(log.table, kind="p", **key), comment="")
-    found = proposed(ORDERS, grown)
+    log = replace(log, table=replace(log.table, kind=kind))
+    found = proposed(ORDERS, log, fanouts={("public.readings", ("device",)): Fanout(2, 1.0)})
     [made] = [c for c in found.collections if c.name == "readings"]
     assert any("grows" in line for line in made.about)
 
@@ -511,7 +527,7 @@ def _as(base: TableFacts = USERS, **table: Any) -> TableFacts:
         (replace(USERS, readable=False), "may not read", "GRANT"),
         (replace(USERS, extension="postgis"), "extension postgis", ""),
         (facts("public.c", "id", {"id": "bigint", "ID": "text"}), "only by case", "RENAME COLUMN"),
-        (facts("public.c", "j", {"j": "jsonb"}), "type jsonb", "`key:`"),
+        (facts("public.c", "j", {"j": "jsonb"}), "of type jsonb", "unique index"),
     ],
 )
 def test_a_table_that_cannot_be_mapped_is_named_with_reason_and_remedy(
@@ -523,6 +539,26 @@ def test_a_table_that_cannot_be_mapped_is_named_with_reason_and_remedy(
     assert remedy in left.remedy
     text = render(found)
     assert f"# - {table.name}: {left.what}" in text
+
+
+def test_a_unique_index_stands_for_the_key_that_a_table_has_not_or_does_not_send() -> None:
+    unique = (Unique("by_name", ("name",)),)
+    carried = frozenset({"name"})
+    without = _as(key=(), primary=(), uniques=unique, replica_identity="i", carried=carried)
+    other = _as(uniques=unique, replica_identity="i", carried=carried)
+    for table, told in ((without, "no primary key"), (other, "replica identity")):
+        found = proposed(table)
+        assert collection(found, "users")["key"] == "name"
+        key = found.collections[0].rows.key
+        assert key is not None
+        assert told in key.why
+    unsent = proposed(TEAMS, _as(key=(), primary=(), uniques=unique, carried=frozenset()))
+    assert "REPLICA IDENTITY USING INDEX" in unsent.left_out[0].remedy
+
+
+def test_a_table_that_others_inherit_from_is_mapped_without_their_rows() -> None:
+    [made] = proposed(_as(has_children=True)).collections
+    assert any("inherit" in line for line in made.about)
 
 
 def test_tables_whose_topics_would_be_one_are_not_mapped_both() -> None:

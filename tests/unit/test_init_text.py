@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.postgres.catalog import Column, Table
+from connectors.postgres.catalog import Column, Table, Unique
 from connectors.postgres.schema_facts import (
     Check,
     ColumnFacts,
@@ -81,10 +81,13 @@ def _table(draw: st.DrawFn, schema: str, relation: str) -> TableFacts:
         draw(st.sampled_from("rrrrpv")),
         described,
         key,
-        draw(st.sampled_from("dddfn")),
+        draw(st.sampled_from("dddfni")),
         "p",
-        False,
+        draw(st.booleans()),
         draw(st.sampled_from([-1, 0, 1_000])),
+        key,
+        uniques=tuple(draw(st.lists(_uniques(described), max_size=2))),
+        carried=frozenset(draw(st.sampled_from([key, tuple(columns), ()]))),
     )
     about = {
         c.name: ColumnFacts(
@@ -121,6 +124,12 @@ def _table(draw: st.DrawFn, schema: str, relation: str) -> TableFacts:
         table, schema, relation, about, draw(TEXTS), indexes=tuple(indexes), checks=tuple(checks),
         bytes=draw(st.sampled_from([0, 10**9])),
     )  # fmt: skip
+
+
+@st.composite
+def _uniques(draw: st.DrawFn, columns: tuple[Column, ...]) -> Unique:
+    names = [c.name for c in columns if c.not_null] or [columns[0].name]
+    return Unique(draw(NAMES), tuple(draw(st.permutations(names))[: draw(st.integers(1, 2))]))
 
 
 @st.composite
