@@ -102,7 +102,7 @@ def test_rows_are_read_again_under_a_writer_though_the_reload_is_killed(own: Own
                 until(lambda: written[0] > 20)
                 _spoil(on)
                 with on.tandem.started("reload", "teams") as first:
-                    until(lambda: on.db["_tandem_walks"].count_documents({"done": True}) > 3, within=30)
+                    until(lambda: on.db["_tandem_walks"].count_documents({"done": True}) > 3, within=120)
                     first.kill()
                 report = on.tandem.json("reload")
                 print(report)
@@ -122,7 +122,7 @@ def test_a_slot_that_was_dropped_under_a_writer_is_healed(own: Own, tmp_path: Pa
             with on.tandem.started(
                 "heal"
             ) as first:  # killed when it holds all, before or after there is a new slot
-                until(lambda: on.db["_tandem_claims"].count_documents({}) > 0, within=60)
+                until(lambda: on.db["_tandem_claims"].count_documents({}) > 0, within=120)
                 first.kill()
             refused = on.tandem.run("wait-for", "now", "--timeout", "1", check=False)
             assert refused.returncode == 1
@@ -211,13 +211,13 @@ def test_tables_that_change_under_a_writer_are_taken_over_or_not(own: Own, tmp_p
             on.sql.execute(
                 "ALTER TABLE a ADD COLUMN extra integer DEFAULT 5, ADD COLUMN u uuid DEFAULT gen_random_uuid()"
             )
-            until(lambda: on.db["a"].count_documents({"extra": 5}) >= 300, within=60)
+            until(lambda: on.db["a"].count_documents({"extra": 5}) >= 300, within=120)
             on.sql.execute(
                 "ALTER TABLE a DROP COLUMN old, ALTER COLUMN n TYPE text,"
                 " ADD COLUMN g text GENERATED ALWAYS AS (id || '!') STORED"
             )
             on.sql.execute("ALTER TABLE a RENAME COLUMN extra TO more")
-            until(lambda: on.db["a"].count_documents({"more": 5, "n": {"$type": "string"}}) >= 300, within=60)
+            until(lambda: on.db["a"].count_documents({"more": 5, "n": {"$type": "string"}}) >= 300, within=120)
             on.sql.execute("BEGIN; TRUNCATE a; ALTER TABLE a ADD COLUMN last boolean DEFAULT true; COMMIT")
             stop.set()
         with consuming(on):
