@@ -72,6 +72,8 @@ _UNFIT = {2, 15, 22, 28, 40, 52, 53, 54, 55, 56, 57, 66, 171, 16755, 16766}
 _VALIDATOR = 121
 _DUPLICATE = {11000, 11001, 12582}
 _LOGIN = {13, 18, 8000}
+#: InternalError, UnknownError: whether it was done is for MongoDB's positions to say
+_UNSURE = {1, 8}
 
 
 def connect(target: TargetEndpoint, *, timeout_ms: int = 10_000, name: str = "tandem") -> Database:
@@ -152,6 +154,10 @@ def translate(error: Exception) -> SyncError:
         )
     if code in _TRANSIENT:
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
+    if code in _UNSURE:
+        return ServerGone(
+            f"MongoDB has met an error of its own: {message}", remedy="see the server's log; a retry may help"
+        )
     if code in _LOGIN:
         return TargetNotReady(
             f"MongoDB refuses the login or the right: {message}",

@@ -217,7 +217,9 @@ def test_tables_that_change_under_a_writer_are_taken_over_or_not(own: Own, tmp_p
                 " ADD COLUMN g text GENERATED ALWAYS AS (id || '!') STORED"
             )
             on.sql.execute("ALTER TABLE a RENAME COLUMN extra TO more")
-            until(lambda: on.db["a"].count_documents({"more": 5, "n": {"$type": "string"}}) >= 300, within=120)
+            until(
+                lambda: on.db["a"].count_documents({"more": 5, "n": {"$type": "string"}}) >= 300, within=120
+            )
             on.sql.execute("BEGIN; TRUNCATE a; ALTER TABLE a ADD COLUMN last boolean DEFAULT true; COMMIT")
             stop.set()
         with consuming(on):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from pymongo.errors import OperationFailure
 
 from connectors.errors import ServerGone, SettingsInvalid, TargetNotReady
 from connectors.mongo import client as mongo
@@ -63,3 +64,10 @@ def test_a_uri_that_cannot_be_read_is_not_shown(uri: str) -> None:
     with pytest.raises(SettingsInvalid) as caught:
         mongo.connect(target(uri))
     assert "hid" not in str(caught.value.as_dict()).replace("it is not shown", "")
+
+
+@pytest.mark.parametrize("code", [1, 8])
+def test_a_server_s_own_error_is_no_reason_to_end(code: int) -> None:
+    """Whether a commit that ends so was done is not known: a consumer goes on at MongoDB's positions."""
+    told = mongo.translate(OperationFailure("internal server error", code))
+    assert isinstance(told, ServerGone)
