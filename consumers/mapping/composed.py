@@ -177,11 +177,8 @@ def codec_of(of: Type) -> Codec:
     if of.kind in (TypeKind.BASE, TypeKind.ENUM):
         return CODECS.get(of.name) or OTHERS.get(of.name) or OTHER
     select = "text"
-    leaf = of
-    while leaf.kind is TypeKind.ARRAY and leaf.element is not None:
-        leaf = leaf.element
-    if of.kind is TypeKind.ARRAY and leaf.name in _PRINTED:
-        select = f"{_PRINTED[leaf.name]}[]::text"
+    if of.kind is TypeKind.ARRAY and of.element is not None and of.element.name in _PRINTED:
+        select = f"{_PRINTED[of.element.name]}[]::text"
     carried = of.name in _CARRIED_RANGES
     return Codec(select, "text", carried, None, None, {**_policies(of, cast=select != "text"), "text": None})
 
@@ -210,6 +207,9 @@ def _parts(of: Type, *, cast: bool) -> Iterator[tuple[str, Convert]]:
     """From a part's text to BSON, by each policy but `text`, which is the whole's; the default first."""
     if of.name in _PRINTED and not cast:
         yield "text", _unchanged
+        return
+    if of.kind not in (TypeKind.BASE, TypeKind.ENUM):
+        yield from _policies(of, cast=False).items()
         return
     kind = codec_of(of)
     for number, (name, convert) in enumerate(kind.policies.items()):

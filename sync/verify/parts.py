@@ -19,21 +19,26 @@ _AT_ONCE = 50
 
 
 # -- arrays ------------------------------------------------------------------------------------------------------
-def array_of(element: Form, *, any_bounds: bool = False) -> Form:
+def array_of(element: Form) -> Form:
     """The form of an array with elements of this form."""
-    policies = {name: _array(form, any_bounds=any_bounds) for name, form in _others(element)}
+    if element.name == "array":  # of a domain over an array: no cast reaches what is in it
+        element = inside(element)
+    policies = {name: _array(form, any_bounds=False) for name, form in _others(element)}
     return _array(
         element,
-        any_bounds=any_bounds,
+        any_bounds=False,
         policies={
             "elements": _array(element, any_bounds=True),
             **policies,
             "text": Form("string", lambda e: SQL("({})::{}").format(e, SQL(element.as_whole)), _same),
         },
+        within=array_of(element.inside) if element.inside is not None else None,
     )
 
 
-def _array(element: Form, *, any_bounds: bool, policies: dict[str, Form] | None = None) -> Form:
+def _array(
+    element: Form, *, any_bounds: bool, policies: dict[str, Form] | None = None, within: Form | None = None
+) -> Form:
     def sql(expression: Composable) -> Composable:
         return SQL(
             "CASE WHEN num_nulls({0}) = 0 THEN json_build_object('d', array_dims({0}), 'e', (SELECT"
@@ -51,7 +56,7 @@ def _array(element: Form, *, any_bounds: bool, policies: dict[str, Form] | None 
             elements = [elements[at : at + size] for at in range(0, len(elements), size)]
         return _all_fit(elements)
 
-    return Form("array", sql, value, default="array", policies=policies or {}, parts=True)
+    return Form("array", sql, value, default="array", policies=policies or {}, parts=True, inside=within)
 
 
 def vector_of(element: Form, cast: LiteralString) -> Form:

@@ -161,7 +161,7 @@ UNFIT = {
     10: ("quantity", "-1", "does not take the document"),
     11: ("js", "'{\"a\\u0000b\": 1}'", ""),
     12: ("js", "'\"\\ud800\"'", "public.odd.js"),
-    13: ("t", "repeat('x', 17000000)", "does not take the document"),
+    13: ("t", "repeat('x', 17000000)", "larger than 16 MB"),
 }  # fmt: skip
 SNAPSHOT, STREAM, CHANGED = 0, 100, 200
 

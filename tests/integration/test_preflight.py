@@ -43,7 +43,7 @@ UPDATE p SET seen = 'infinity' WHERE id = 13;
 UPDATE p SET day = '-infinity' WHERE id = 14;
 UPDATE p SET doc = '{"a": "\\ud800"}' WHERE id = 15;
 UPDATE p SET doc = '{"a\\u0000b": 1}' WHERE id = 16;
-UPDATE p SET tags = '{{1,2},{3,4}}' WHERE id = 17;
+UPDATE p SET tags = '[0:1]={1,2}' WHERE id = 17;
 UPDATE p SET kind = 'z' WHERE id = 18;
 UPDATE p SET name = repeat('ü', 21) WHERE id = 19;
 UPDATE p SET amount = 1e7000, day = 'infinity' WHERE id = 20;  -- left out by the filter: fits

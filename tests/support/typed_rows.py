@@ -25,9 +25,10 @@ CREATE DOMAIN moods AS mood[];
 CREATE DOMAIN place AS inet;
 CREATE DOMAIN span AS int4range;
 CREATE DOMAIN couple AS pair;
+CREATE DOMAIN sums AS money[];
 CREATE TYPE float_range AS RANGE (subtype = float8, subtype_diff = float8mi);
 CREATE TYPE "odd Pair" AS ("a.b" couple, "$c" numeric[], during tstzrange, cost money, "ü" pair[], kind regclass,
-                           ok boolean,
+                           ok boolean, costs money[],
                            raw bytea, who uuid, doc jsonb);
 """
 #: column: type, of what events carry
@@ -108,6 +109,7 @@ READ_AGAIN = {
     "tag": "text",
     "n_neg": "numeric(4,-2)",
     "a_pos": "positive[]",
+    "a_sums": "sums[]",
     "tiz": "timetz",
     "iv": "interval",
     "bits": "bit(5)",
@@ -285,7 +287,8 @@ ROWS: dict[str, dict[str, str]] = {
         "d_couple": "(NULL, '')",
         "a_couple": "ARRAY[(1,'q\"\\ ,()'), NULL, (NULL,NULL)]::couple[]",
         "odd": "ROW((1, 'x'), '{1.50,NULL}', '[2024-01-01 00:00+02,)', 1234.5, ARRAY[(1,'{y}'),(2,NULL)]::pair[],"
-        " 'pg_class', true, '\\x00ff', '12345678-1234-5678-9234-567812345678', '{\"a\": [1.10, \"\\\"\"]}')",
+        " 'pg_class', true, '{1.5,NULL}', '\\x00ff',"
+        ' \'12345678-1234-5678-9234-567812345678\', \'{"a": [1.10, "\\""]}\')',
         "a_hs": "ARRAY['a=>\"x,\\\"y\"'::hstore, '']",
         "a_v": "'{\"[1,2.5,3.3]\"}'",
         "a_ip": "'{10.1.2.3,::1/64,NULL}'",
@@ -296,6 +299,7 @@ ROWS: dict[str, dict[str, str]] = {
         "tag": "'x'",
         "n_neg": "123456",
         "a_pos": "'{1,2}'",
+        "a_sums": "'{\"{$1.50}\",NULL}'",
         "tiz": "'13:51:30.12+02'",
         "iv": "'1 year 2 mons -3 days 04:05:06.7'",
         "ip": "'10.1.2.3/8'",
@@ -763,6 +767,7 @@ CONVERTED_AGAIN = {
 PINNED_AGAIN = {
     "nNeg": Decimal128("123500"),
     "aPos": [1, 2],
+    "aSums": [["$1.50"], None],
     "iv": "P1Y2M-3DT4H5M6.7S",
     "bits": "10100",
     "vbits": "0010",
@@ -834,6 +839,7 @@ PINNED_AGAIN = {
         "ü": [{"a": 1, "b": "{y}"}, {"a": 2, "b": None}],
         "kind": "pg_class",
         "ok": True,
+        "costs": ["$1.50", None],
         "raw": b"\x00\xff",
         "who": Binary(uuid.UUID("12345678-1234-5678-9234-567812345678").bytes, 4),
         "doc": {"a": [1.1, '"']},
