@@ -118,7 +118,7 @@ def translated() -> Iterator[None]:
     """Let pymongo's errors out as errors of this project, by code and label."""
     try:
         yield
-    except (PyMongoError, BSONError, OverflowError, UnicodeError) as error:
+    except (PyMongoError, BSONError, OverflowError, UnicodeError, RecursionError) as error:
         raise translate(error) from error
 
 
@@ -139,7 +139,7 @@ def translate(error: Exception) -> SyncError:
         return _gone(message)
     if isinstance(error, PyMongoError) and error.has_error_label("TransientTransactionError"):
         return Contended(f"MongoDB: {message}", remedy="the transaction is run again", mongo_code=code)
-    if isinstance(error, BSONError | OverflowError | UnicodeError) or code in {
+    if isinstance(error, BSONError | OverflowError | UnicodeError | RecursionError) or code in {
         *_TOO_LARGE,
         *_UNFIT,
         _VALIDATOR,

@@ -140,10 +140,10 @@ def json_to_bson(text: str) -> Any:
     """The value of a JSON text; numbers as docs/types.md has them. Raises MappingFailed."""
     try:
         value = _parse_json(text)
+        if _ESCAPED_SURROGATE in text.lower():
+            _refuse_halves(value)
     except (ValueError, RecursionError) as error:
         raise fail(f"JSON that cannot be read: {error}") from None
-    if _ESCAPED_SURROGATE in text.lower():
-        _refuse_halves(value)
     return value
 
 

@@ -200,54 +200,67 @@ def _partitions(name: str, of: TableFacts) -> Iterator[Finding]:
         )
 
 
+#: policies that make one value of several
+_LOSSY = frozenset({"double", "date-or-null", "date-clamped"})
+
+
 def assess_columns(plan: Plan) -> Iterator[Finding]:
     """What the mapping's columns cost, or lose by rule."""
     for table in plan.tables.values():
-        if table.reread:
-            columns = ", ".join(sorted(table.reread))
-            yield Finding(
-                Level.NOTE,
-                "columns",
-                "reread",
-                table.name,
-                f"Debezium cannot carry {columns} faithfully: each changed row is read from PostgreSQL again",
-                "leave them out of the mapping if they are not needed: `omit`",
-                facts={"columns": sorted(table.reread)},
-            )
         kinds = {c.name: c.type for c in table.table.columns if c.name in table.names}
-        padded = sorted(n for n, kind in kinds.items() if kind == "character")
-        if padded:
-            yield Finding(
-                Level.NOTE,
-                "columns",
-                "padded",
-                table.name,
-                f"char(n) keeps its blanks at the end in {', '.join(padded)}: queries for the text without them miss",
-                "ALTER the column to text, or query with the blanks",
-                facts={"columns": padded},
-            )
-        enums = sorted(n for n, kind in kinds.items() if kind == "enum")
-        if enums:
-            yield Finding(
-                Level.NOTE,
-                "columns",
-                "enum-order",
-                table.name,
-                f"enums become strings: MongoDB orders {', '.join(enums)} by their letters, PostgreSQL by declaration",
-                "look at queries that sort or compare by them",
-                facts={"columns": enums},
-            )
-        timed = sorted(n for n, kind in kinds.items() if kind.startswith("timestamp"))
-        if timed:
-            yield Finding(
-                Level.NOTE,
-                "columns",
-                "milliseconds",
-                table.name,
-                f"dates have milliseconds: microseconds of {', '.join(timed)} are cut off",
-                "see docs/types.md",
-                facts={"columns": timed},
-            )
+        converted = _converted(plan, table.name)
+        plain = {n: kind for n, kind in kinds.items() if n not in converted}
+        yield from _note(
+            "reread",
+            table.name,
+            sorted(table.reread),
+            "Debezium cannot carry them faithfully: each changed row is read from PostgreSQL again",
+            "leave them out of the mapping if they are not needed: `omit`",
+        )
+        yield from _note(
+            "padded",
+            table.name,
+            sorted(n for n, kind in plain.items() if kind == "character"),
+            "char(n) keeps its blanks at the end: queries for the text without them miss",
+            "ALTER the column to text, or query with the blanks",
+        )
+        yield from _note(
+            "enum-order",
+            table.name,
+            sorted(n for n, kind in plain.items() if kind == "enum"),
+            "enums become strings: MongoDB orders them by their letters, PostgreSQL by declaration",
+            "look at queries that sort or compare by them",
+        )
+        yield from _note(
+            "milliseconds",
+            table.name,
+            sorted(n for n, kind in plain.items() if kind.startswith("timestamp")),
+            "dates have milliseconds: microseconds are cut off",
+            "`convert: {column: micros}` keeps them, as a number: docs/types.md",
+        )
+        yield from _note(
+            "lossy-policy",
+            table.name,
+            sorted(n for n, policy in converted.items() if policy in _LOSSY),
+            "their policy in the mapping makes one value of several",
+            "see docs/types.md; the default keeps every value, or parks the row",
+        )
+
+
+def _note(kind: str, table: str, columns: list[str], what: str, remedy: str) -> Iterator[Finding]:
+    if columns:
+        named = f"{', '.join(columns)}: {what}"
+        yield Finding(Level.NOTE, "columns", kind, table, named, remedy, facts={"columns": columns})
+
+
+def _converted(plan: Plan, table: str) -> dict[str, str]:
+    """Columns with a policy of their own in some use of the table."""
+    found = {}
+    for collection in plan.declared.collections.values():
+        for shape in (collection.shape, *collection.embed.values()):
+            if shape is not None and shape.table == table:
+                found.update({column: str(policy) for column, policy in shape.convert.items()})
+    return found
 
 
 # -- Kafka, Connect, MongoDB -------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class Inspector:
         of = self.arrays.setdefault(use.array, {}).setdefault(parent, ArrayOf())
         try:
             size = len(bson.encode(staged["d"], codec_options=CODEC))
-        except (InvalidDocument, OverflowError) as error:
+        except (InvalidDocument, OverflowError, RecursionError) as error:
             of.broken = self._not_bson(use, key, error)
             return
         whole = size + _STAGED_BYTES + sum(len(v) * 4 for v in staged["o"] if isinstance(v, str))
@@ -152,7 +152,7 @@ class Inspector:
         try:
             stamp = sync_of(use, key, None, 0)
             size = len(bson.encode({"_id": _id, **document, "_sync": stamp}, codec_options=CODEC))
-        except (InvalidDocument, OverflowError) as error:
+        except (InvalidDocument, OverflowError, RecursionError) as error:
             self._not_bson(use, key, error)
             return
         size += sum(2 + len(name.encode()) + of.bytes for name, of in arrays.items())
@@ -245,6 +245,8 @@ def _unsaid(error: Exception) -> str:
     text = str(error)
     if "NULL byte" in text:
         return "a field name with a NUL"
+    if isinstance(error, RecursionError):
+        return "nested too deep to be written"
     if isinstance(error, OverflowError) or "8-byte ints" in text:
         return "a whole number beyond 64 bits"
     return "a value that BSON has no type for"

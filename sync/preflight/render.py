@@ -51,7 +51,7 @@ def _gathered(found: list[Finding]) -> list[Finding]:
                 for f in of
                 for columns in [f.facts.get("columns")]
             )
-            what = f"{of[0].what}; likewise: {places}"
+            what = f"{of[0].what.partition(': ')[2] or of[0].what}: {places}"
             single.append(Finding(Level.NOTE, of[0].check, kind, f"{len(of)} tables", what, of[0].remedy))
     return single
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 from pymongo.errors import OperationFailure
 
-from connectors.errors import ServerGone, SettingsInvalid, TargetNotReady
+from connectors.errors import ServerGone, SettingsInvalid, TargetNotReady, WriteRefused
 from connectors.mongo import client as mongo
 from connectors.settings import TargetEndpoint
 
@@ -71,3 +71,8 @@ def test_a_server_s_own_error_is_no_reason_to_end(code: int) -> None:
     """Whether a commit that ends so was done is not known: a consumer goes on at MongoDB's positions."""
     told = mongo.translate(OperationFailure("internal server error", code))
     assert isinstance(told, ServerGone)
+
+
+def test_a_document_nested_too_deep_to_be_encoded_is_refused_not_a_crash() -> None:
+    with pytest.raises(WriteRefused), mongo.translated():
+        raise RecursionError("maximum recursion depth exceeded while encoding an object to BSON")
