@@ -12,10 +12,10 @@ from typing import Any
 
 import bson
 from bson import ObjectId
-from bson.errors import InvalidDocument
+from bson.errors import BSONError
 
 from connectors.debezium.config import LONGEST_RECORD_BYTES
-from connectors.errors import MappingFailed, Unappliable, WriteRefused
+from connectors.errors import MappingFailed, TooLarge, Unappliable, ValidatorRefused, WriteRefused
 from connectors.mongo.client import CODEC
 from connectors.postgres.rows import Row
 from consumers.apply.decide import Put
@@ -29,6 +29,9 @@ from sync.preflight.findings import Example
 from sync.preflight.tally import Kind, Tally, texts
 
 MOST_BYTES = 16 << 20
+#: as `connectors.mongo.client.translated` lets them out as refusals
+_NOT_BSON = (BSONError, OverflowError, UnicodeError, RecursionError)
+_CODES = {"too-large": TooLarge.__name__, "validator": ValidatorRefused.__name__}
 #: from here on it is worth to compute how large the row's event is
 _LARGE_BYTES = 4 << 20
 #: MongoDB documentation, "MongoDB Limits and Thresholds"
@@ -118,7 +121,7 @@ class Inspector:
         of = self.arrays.setdefault(use.array, {}).setdefault(parent, ArrayOf())
         try:
             size = len(bson.encode(staged["d"], codec_options=CODEC))
-        except (InvalidDocument, OverflowError, RecursionError) as error:
+        except _NOT_BSON as error:
             of.broken = self._not_bson(use, key, error)
             return
         whole = size + _STAGED_BYTES + sum(len(v) * 4 for v in staged["o"] if isinstance(v, str))
@@ -152,7 +155,7 @@ class Inspector:
         try:
             stamp = sync_of(use, key, None, 0)
             size = len(bson.encode({"_id": _id, **document, "_sync": stamp}, codec_options=CODEC))
-        except (InvalidDocument, OverflowError, RecursionError) as error:
+        except _NOT_BSON as error:
             self._not_bson(use, key, error)
             return
         size += sum(2 + len(name.encode()) + of.bytes for name, of in arrays.items())
@@ -221,7 +224,7 @@ class Inspector:
         return reason
 
     def _refused(self, use: RowPlan, key: Key, name: str, column: str, reason: str) -> None:
-        self._tell(use, key, name, WriteRefused.__name__, column, reason)
+        self._tell(use, key, name, _CODES.get(name, WriteRefused.__name__), column, reason)
 
     def _tell(
         self, use: RowPlan, key: Key, name: str, code: str, column: str, reason: str, value: str | None = None

@@ -90,10 +90,13 @@ collections:
 #: (table, key) -> the error that it is parked with
 PARKED = {
     **{("public.p", f"[{n}]"): "MappingFailed" for n in (11, 13, 14, 15, 17, 2501)},
-    **{("public.p", f"[{n}]"): "WriteRefused" for n in (16, 18, 19, 103, 104, 106)},
+    **{("public.p", f"[{n}]"): "WriteRefused" for n in (16, 103)},
+    **{("public.p", f"[{n}]"): "ValidatorRefused" for n in (18, 19)},
+    **{("public.p", f"[{n}]"): "TooLarge" for n in (104, 106)},
     **{("public.c", f"[{n}]"): "MappingFailed" for n in (19, 101)},
-    **{("public.c", f"[{n}]"): "WriteRefused" for n in (102, 25001)},
-    ("public.big", "[2]"): "WriteRefused",
+    ("public.c", "[102]"): "WriteRefused",
+    ("public.c", "[25001]"): "TooLarge",
+    ("public.big", "[2]"): "TooLarge",
 }
 
 
