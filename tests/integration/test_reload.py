@@ -161,7 +161,8 @@ def test_collections_come_change_and_go_on_a_running_pipeline(own: Own, tmp_path
     """The consumers follow by themselves."""
     with pipeline(own, tmp_path, DDL, MAPPING) as on:
         on.tandem.run("snapshot")
-        with consuming(on, 2), writing(on, ("teams", "members", "notes")):
+        with consuming(on, 2) as both, writing(on, ("teams", "members", "notes")):
+            until(lambda: all("consuming" in consumer.text() for consumer in both), within=60)
             on.tandem.mapping.write_text(OTHER_MAPPING, encoding="utf-8")
             told = on.tandem.json("setup")
             assert any("tandem reload teams" in line for line in told["warnings"]), told
@@ -171,16 +172,18 @@ def test_collections_come_change_and_go_on_a_running_pipeline(own: Own, tmp_path
             loaded = on.tandem.json("snapshot")
             assert set(loaded["collections"]) == {"notes"}
             assert set(loaded["again"]["tables"]) == {"public.teams", "public.members"}
+            assert all("going on by the new one" in consumer.text() for consumer in both)
         with consuming(on):
             on.agree(180)
         assert on.db["teams"].count_documents({"body": {"$exists": True}}) == 0
         assert on.db["memberships"].count_documents({}) > 1_000
 
         with consuming(on) as [consumer], writing(on, ("teams", "members", "notes")):
+            until(lambda: "consuming" in consumer.text(), within=60)
             on.tandem.mapping.write_text(MAPPING.replace("embed:", "rename: {body: text}\n    embed:", 1))
             told = on.tandem.json("setup", "--drop-removed")
             assert any("no longer mapped: memberships, notes" in line for line in told["warnings"])
-            until(lambda: "going on by the new one" in consumer.text(), within=30)
+            until(lambda: "going on by the new one" in consumer.text(), within=60)
             on.agree(180)
         assert {"memberships", "notes"}.isdisjoint(on.db.list_collection_names())
         assert {p["table"] for p in on.db["_tandem_positions"].find({})} == {"public.teams", "public.members"}
