@@ -87,8 +87,9 @@ def test_columns_and_tables_become_camel_case_and_an_id_gets_another_name() -> N
 
 def test_fields_that_would_collide_get_numbers_and_the_one_that_is_right_already_keeps_its_name() -> None:
     columns = {"key": "integer", "foo_bar": "text", "fooBar": "text", "foo__bar": "text"}
-    found = collection(proposed(facts("public.t", "key", columns)), "t")
-    assert found["rename"] == {"foo_bar": "fooBar2", "foo__bar": "fooBar3"}
+    found = proposed(facts("public.t", "key", columns))
+    assert collection(found, "t")["rename"] == {"foo_bar": "fooBar2", "foo__bar": "fooBar3"}
+    assert {line.why for line in found.collections[0].rows.renames} == {"'fooBar' is another field already"}
 
 
 def test_names_that_mongodb_cannot_have_are_replaced() -> None:
@@ -482,6 +483,8 @@ def test_a_validator_has_not_null_types_lists_bounds_enums_and_comments() -> Non
             Check("a", "(status = ANY (ARRAY['on'::text, 'off'::text]))"),
             Check("b", "((age >= 0) AND (age < 150))"),
             Check("c", "(length(name) > 3)"),
+            Check("d", "(age > '-5'::integer)"),
+            Check("e", "(status <> 'x'::text)"),
         ),
     )
     found = proposed(table)
