@@ -521,7 +521,12 @@ class Worker:
     def _remove_older(self, use: RowPlan, lsn: Lsn) -> None:
         target, stamp = (use.staging, "l") if use.array else (use.collection, "_sync.lsn")
         while ids := ledger.older_than(self.transactions.db, target, stamp, lsn):
-            self.transactions.repeat(partial(self.writer.remove_below, use=use, ids=ids, lsn=lsn))
+            try:
+                self.transactions.repeat(partial(self.writer.remove_below, use=use, ids=ids, lsn=lsn))
+            except UniqueTaken as race:  # a parent whose array is made anew has let its value go meanwhile
+                raise Contended(
+                    f"removing what a TRUNCATE of {use.table.name} left: {race.what}", remedy="it is tried again"
+                ) from race
 
 
 def _sleep(seconds: float, stop: Callable[[], bool]) -> None:

@@ -314,6 +314,23 @@ def test_a_unique_value_taken_since_the_snapshot(client: MongoClient[Document], 
         is_over(session)
 
 
+def test_a_document_whose_unique_value_went_elsewhere_since_the_snapshot(
+    client: MongoClient[Document], rows: Rows
+) -> None:
+    """To write another field of it is a conflict, as it was changed, or a duplicate, as the old value that it keeps
+    is another one's: which of them is not relied on."""
+    rows.create_index("u", unique=True, sparse=True)
+    rows.update_one({"_id": 1}, {"$set": {"u": "x"}})
+    with begin(client) as session:
+        rows.find_one({"_id": 1}, session=session)
+        rows.update_one({"_id": 1}, {"$set": {"u": "y"}})
+        rows.update_one({"_id": 2}, {"$set": {"u": "x"}})
+        error = failure_of(lambda: rows.update_one({"_id": 1}, {"$set": {"v": 9}}, session=session))
+        print(code_of(error))
+        assert code_of(error) in (WRITE_CONFLICT, DUPLICATE)
+        is_over(session)
+
+
 def test_a_compare_and_set_that_matches_nothing(client: MongoClient[Document], rows: Rows) -> None:
     """It says so and does no harm. What it did not match may be an old state: that is no conflict."""
     with stale(client, rows) as session:
