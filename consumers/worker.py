@@ -525,7 +525,8 @@ class Worker:
                 self.transactions.repeat(partial(self.writer.remove_below, use=use, ids=ids, lsn=lsn))
             except UniqueTaken as race:  # a parent whose array is made anew has let its value go meanwhile
                 raise Contended(
-                    f"removing what a TRUNCATE of {use.table.name} left: {race.what}", remedy="it is tried again"
+                    f"removing what a TRUNCATE of {use.table.name} left: {race.what}",
+                    remedy="it is tried again",
                 ) from race
 
 
