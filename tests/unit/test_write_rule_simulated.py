@@ -15,10 +15,21 @@ from itertools import permutations
 from random import SystemRandom
 
 import pytest
+from bson import ObjectId
 
 from connectors.mongo import ledger
 from tests.support.mutants import MUTANTS, PURE, Mutant, broken
-from tests.support.simulation import FEATURES, KINDS, LATER_FEATURES, TEAMS, Failed, World, check, play
+from tests.support.simulation import (
+    FEATURES,
+    KINDS,
+    LATER_FEATURES,
+    MEMBERS,
+    TEAMS,
+    Failed,
+    World,
+    check,
+    play,
+)
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +178,52 @@ def test_a_race_that_is_told_as_a_duplicate_parks_nothing() -> None:
         assert world.store.collection(ledger.PARKED) == {}
         world._come_to_rest()
         world._judge()
+
+
+def test_a_race_in_what_a_truncate_removes_is_no_end() -> None:
+    """A parent's name goes to another row while its array is made anew: told as a duplicate, it is tried again."""
+    world = World(0, without=frozenset(FEATURES), mood={"tables": (TEAMS, MEMBERS), "workers": 1})
+    world.sessions.clear()
+    world.store.races_as_duplicates = True
+    with world._patched():
+        world._begin()
+        world.quiet = True
+        tx = world.pg.begin()
+        team = {"id": 1, "team_name": "a", "description": "d", "is_active": True, "score": Decimal(1)}
+        tx.insert(TEAMS, team)
+        member = {"id": 1, "team_id": 1, "place": 1, "joined": 0, "note": "n", "status": "active"}
+        tx.insert(MEMBERS, {**member, "weight": Decimal(1)})
+        tx.commit()
+        tx.show()
+        _all_applied(world)
+        world.store.build_unique("teams", ("teamName",))
+        tx = world.pg.begin()
+        tx.truncate(MEMBERS)
+        tx.commit()
+        tx.show()
+        teams = world.store.collection("teams")
+        [(_id, document)] = teams.items()
+        meanwhile = [("x", _id), ("a", ObjectId())]
+
+        def before(what: str) -> None:
+            world.moment(what)
+            while what == "bulk teams" and meanwhile:
+                name, other = meanwhile.pop(0)
+                world.store.plain_write("teams", other, {**document, "_id": other, "teamName": name})
+
+        world.store.before = before
+        _all_applied(world)
+        assert not meanwhile
+        assert world.store.collection(ledger.JOBS) == {}
+        assert teams[_id]["members"] == []
+        assert teams[_id]["teamName"] == "x"
+
+
+def _all_applied(world: World) -> None:
+    while world.sent < len(world.pg.wal):
+        world._send()
+    for _ in range(20):
+        world._work(world.actors[0], 12)
+        if world._at_rest():
+            return
+    raise AssertionError("it does not come to rest")
