@@ -55,7 +55,7 @@ def change(plan: Plan, shapes: Mapping[str, str | None], positions: Iterable[Pos
         changed=tuple(changed),
         tables=tuple(dict.fromkeys(tables)),
         begun=tuple(begun),
-        removed=tuple(name for name, shape in shapes.items() if shape and name not in plan.documents),
+        removed=tuple(sorted(n for n, shape in shapes.items() if shape and n not in plan.documents)),
         removed_tables=tuple(sorted({p.table for p in found} - set(plan.tables))),
     )
 
