@@ -288,7 +288,7 @@ def _compare(
     found, _ = reader.read({table_read(use.table): [(str(n),) for n in range(ROWS)]})
     natives = sorted(map(use.table.from_row, found["public.random"]), key=lambda row: row["id"])
     wanted = verified.look(
-        session, reading("random", declared, Catalog(session)), [(n,) for n in range(ROWS)]
+        session, reading("random", declared, Catalog(session, declared.keys())), [(n,) for n in range(ROWS)]
     )
     for row, expected in zip(natives, sorted(wanted, key=lambda e: e.key), strict=True):
         for field, column, to_bson in use.fields:

@@ -624,7 +624,7 @@ def test_every_type(empty: Sides) -> None:
         return ObjectId(hashlib.blake2b(text.encode(), digest_size=12).digest())
 
     empty.documents["odd"].insert_many(
-        [{"_id": id_("q  ", "x'y"), "_sync": SYNC, **full}, {"_id": id_("   ", ""), "_sync": SYNC, **nulls}]
+        [{"_id": id_("q", "x'y"), "_sync": SYNC, **full}, {"_id": id_("", ""), "_sync": SYNC, **nulls}]
     )
     report = empty.verify(mapping=parse(TYPES_MAPPING))
     assert report.ok, [(d.field, d.expected, d.found, d.kind, d.key) for d in report.differences]
