@@ -211,7 +211,7 @@ def scalar(value: Any) -> str:
     if isinstance(value, int | float):
         return str(value)
     text = str(value)
-    return text if _PLAIN.match(text) and not _means_else(text) else f'"{_quoted(text)}"'
+    return text if _PLAIN.fullmatch(text) and not _means_else(text) else f'"{_quoted(text)}"'
 
 
 def _means_else(text: str) -> bool:

@@ -282,7 +282,7 @@ MUTANTS = (
         "self.fresh = True",
         _set("load", "crash"),
         _set("bad"),
-        first=151,
+        first=1282,
     ),
     # 6: rows read later
     Mutant(
@@ -579,6 +579,7 @@ MUTANTS = (
         needs=_set("truncate", "bad"),
         without=_set("load"),
         mood={"width": 2},
+        first=1993,
     ),
     Mutant(
         "truncate: what was parked later goes too",

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from connectors.postgres.catalog import Column, Table, Unique
@@ -178,6 +178,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(VALUES)
+@example({"A\n": None})
 @settings(max_examples=200, deadline=None)
 def test_a_value_is_read_back_as_it_was(value: Any) -> None:
     assert yaml.safe_load(f"v: {flow(value)}") == {"v": value}
