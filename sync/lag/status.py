@@ -184,7 +184,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         standing.phase = _phase(held)
     if (part := _reload(db, found)) is not None:
         report.parts.append(part)
-    jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
+    jobs = f"; {found.jobs} jobs under way" if found.jobs else ""
     left_out = ledger.left_out(db)
     jobs += "; left out by on_schema_change: " + ", ".join(left_out) if left_out else ""
     if found.parked:

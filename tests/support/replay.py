@@ -198,14 +198,12 @@ class Delivery(World):
         self.slot_snapshot = self.pg.export()
 
     def _leave_documents(self) -> None:
-        for use in [
-            *self.plan.documents.values(),
-            *(u for a in self.plan.arrays.values() for u in a.values()),
-        ]:
+        staged_uses = [u for name in self.plan.documents for u in self.plan.staged(name)]
+        for use in [*self.plan.documents.values(), *staged_uses]:
             stamp: Document = {"_sync": {"at": 1, "lsn": 5}, "name": "of an earlier pipeline"}
             staged: Document = {"p": ObjectId(b"an old thing"), "o": [1], "l": 5, "d": {}}
-            target, old = (use.staging, staged) if use.array else (use.collection, stamp)
-            self.store.plain_write(target, "an old thing", {"_id": "an old thing", **old})
+            old = staged if use.staged else stamp
+            self.store.plain_write(use.place, "an old thing", {"_id": "an old thing", **old})
 
     def _send(self) -> None:
         if self.sent == len(self.pg.wal):
@@ -251,7 +249,7 @@ def judge(recording: Recording, truth: Truth, store: MemoryMongo) -> None:
     """Compare what MongoDB holds with what SQL says. Raises Failed."""
     held = {name: store.collection(name) for name in truth.documents}
     compare(truth, held)
-    [staging] = [use.staging for of in recording.plan.arrays.values() for use in of.values()]
+    [staging] = [use.place for of in recording.plan.arrays.values() for use in of.values()]
     if set(store.collection(staging)) != truth.staged:
         raise Failed(f"staged are {sorted(store.collection(staging))}, should be {sorted(truth.staged)}")
 

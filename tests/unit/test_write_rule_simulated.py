@@ -29,6 +29,8 @@ KINDS: dict[str, tuple[set[str], set[str]]] = {
     "zombies": ({"zombie", "rebalance", "crash", "flip"}, {"load"}),
     "rows read again": ({"reload", "crash", "gone"}, {"load"}),
     "slots that are lost": ({"lost slot", "crash", "delete"}, set()),
+    "arrays in arrays, copies": ({"deep", "flip", "rekey", "delete", "crash"}, set()),
+    "arrays in arrays, copies, loads that die": ({"deep", "load", "crash", "gone", "truncate"}, set()),
     "rows that cannot be mapped": ({"bad", "unique", "swap", "delete"}, {"load"}),
     "rows tried again": ({"bad", "retry", "crash", "flip"}, set()),
 }
