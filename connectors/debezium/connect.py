@@ -169,8 +169,8 @@ class Connect:
                     f"the connector's offsets cannot be removed: {self._message(answer)}", remedy="try again"
                 )
             if time.monotonic() > again and (known := config or self.config()):
-                # Connect removes none of a connector that was made stopped and never told to stop, as whoever
-                # was killed in between has left it: it counts no task configurations (Kafka 4.3.1, measured)
+                # Connect has refused for good, where a setup was killed in this very place: it had no count of the
+                # connector's task configurations (Kafka 4.3.1, seen once). Made anew, it has
                 again = until
                 self.call("DELETE", f"/connectors/{name}")
                 self._make_stopped(known)

@@ -17,7 +17,6 @@ from copy import copy
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import pytest
 from psycopg import conninfo, sql
@@ -593,19 +592,6 @@ def test_a_setup_that_was_killed_anywhere_is_finished_by_the_next(
     operator.tandem.run("setup")
     operator.ready()
     operator.agrees()
-
-
-def test_a_connector_that_a_killed_setup_has_left_made_and_stopped_is_in_nobody_s_way(
-    operator: Operator,
-) -> None:
-    """Connect cannot remove the offsets of one that never ran and was never told to stop."""
-    operator.tandem.run("setup")
-    connectors = f"{operator.own.addresses.connect_url}/connectors"
-    config = httpx.get(f"{connectors}/{operator.own.name}/config", timeout=30).json()
-    operator.tandem.run("teardown", "--yes")
-    left = {"name": operator.own.name, "config": config, "initial_state": "STOPPED"}
-    httpx.post(connectors, json=left, timeout=30).raise_for_status()
-    operator.tandem.run("setup")
 
 
 @pytest.fixture(scope="module")
