@@ -109,23 +109,25 @@ def preflight(
         except MappingInvalid as error:
             plan = error
         run = Preflight(settings, session, asked)
-        with _shown(watch, lambda: run.scanning):
+
+        def show() -> None:
+            if watch is not None and run.scanning is not None:
+                watch(run.scanning)
+
+        with _meanwhile(show):
             return run.run(plan)
 
 
 @contextmanager
-def _shown(
-    watch: Callable[[ScanReport], None] | None, now: Callable[[], ScanReport | None]
-) -> Iterator[None]:
-    """Show a report that grows, twice a second, from a thread of its own."""
+def _meanwhile(show: Callable[[], object]) -> Iterator[None]:
+    """Show what grows, twice a second, from a thread of its own."""
     done = threading.Event()
 
-    def show() -> None:
+    def again() -> None:
         while not done.wait(0.5):
-            if watch is not None and (report := now()) is not None:
-                watch(report)
+            show()
 
-    thread = threading.Thread(target=show, daemon=True)
+    thread = threading.Thread(target=again, daemon=True)
     thread.start()
     try:
         yield
@@ -192,21 +194,13 @@ def _reload(settings: Settings, plan: Plan, log: Log) -> Iterator[Reload]:
 
 
 def _watched(work: Callable[[], Report], report: LoadReport | ReloadReport, watch: Watch | None) -> Report:
+    """Do the work and show its report meanwhile, and once more when it has ended, however it did."""
     if watch is None:
         return work()
-    done = threading.Event()
-
-    def show() -> None:
-        while not done.wait(0.5):
-            watch(report)
-
-    thread = threading.Thread(target=show, daemon=True)
-    thread.start()
     try:
-        return work()
+        with _meanwhile(lambda: watch(report)):
+            return work()
     finally:
-        done.set()
-        thread.join()
         watch(report)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +17,9 @@ from sync.lag.status import StatusReport
 from sync.lag.token import Token
 from sync.snapshot.load import LoadReport
 from sync.snapshot.reload import Outlook, ReloadReport
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 #: columns where there is no terminal to ask
 _WIDTH = 120
@@ -136,20 +140,26 @@ def print_outlook(found: Outlook) -> None:
     )
 
 
+def row_bars(*, transient: bool) -> Progress:
+    """Bars of rows done, with rows/s and time left. A task's field `speed` is a text."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description:>16}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=transient,
+    )
+
+
 class LoadProgress:
     """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bars = Progress(
-            TextColumn("{task.description:>16}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-            console=err,
-        )
+        self._bars = row_bars(transient=False)
         self._tasks: dict[str, object] = {}
         self._began, self._first = time.monotonic(), dict[str, int]()
         self._said = 0.0

@@ -11,7 +11,7 @@ import typer
 
 from connectors.errors import Misused
 from sync import settings as settings_reader
-from sync.cli.output import err, out, print_json
+from sync.cli.output import err, out, print_json, row_bars
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -94,17 +94,7 @@ class _Progress:
     """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._bars = Progress(
-            TextColumn("{task.description:>16}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} rows"),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-        )
+        self._bars = row_bars(transient=True)
         self._tasks: dict[str, TaskID] = {}
         self._began = self._said = time.monotonic()
 
