@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -43,8 +43,10 @@ from consumers.worker import Tally, Worker
 from sync.dead_letters import desk
 from sync.init import run as init_run
 from sync.init.run import InitReport
+from sync.lag.judge import LagReport
 from sync.lag.status import StatusReport, look
 from sync.lag.token import Completeness, Patience, Standing, Token, parse_target
+from sync.lag.watch import LagWatch
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
 from sync.settings import Known, Settings
@@ -590,6 +592,21 @@ def _desk(settings: Settings) -> Iterator[tuple[Database, Plan, desk.Desk]]:
         decoder = Decoder(plan, config.placeholder(settings.source, settings.kafka), tables)
         settler = Settler(transactions, rows, plan, decoder, now_us, lambda: ledger.positions(db).values())
         yield db, plan, desk.Desk(db, plan, decoder, settler, rows)
+
+
+def lag(settings: Settings) -> LagReport:
+    """How far behind, with rates: of looks over two seconds."""
+    with closing(LagWatch(settings)) as watch:
+        return watch.settled()
+
+
+def watch_lag(settings: Settings, every_s: float = 1.0) -> Iterator[LagReport]:
+    """The same without end, once a second."""
+    with closing(LagWatch(settings, notes=True)) as watch:
+        while True:
+            began = time.monotonic()
+            yield watch.look()
+            time.sleep(max(0.0, began + every_s - time.monotonic()))
 
 
 def status(settings: Settings) -> StatusReport:

@@ -48,6 +48,15 @@ def _undecodable(record: Record, error: Exception) -> DecodeFailed:
     )
 
 
+def committed_ms(record: Record) -> int:
+    """When the change of a record was committed, milliseconds since 1970 by PostgreSQL's clock; of one that does not
+    say, a tombstone for example, when it was sent."""
+    try:
+        return int(orjson.loads(record.value or b"")["source"]["ts_ms"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return record.timestamp_ms
+
+
 def decode(record: Record, placeholder: str) -> ChangeEvent:
     """One record as an event. Raises DecodeFailed.
 

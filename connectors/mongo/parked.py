@@ -230,6 +230,13 @@ def by_class(db: Database) -> dict[str, int]:
         return {str(d["_id"] or "data"): int(d["rows"]) for d in found}
 
 
+def by_table(db: Database) -> dict[str, int]:
+    """How many rows are parked, by their table (the topic, where a record's key cannot be read)."""
+    with translated():
+        found = db[PARKED].aggregate([{"$group": {"_id": "$table", "rows": {"$sum": 1}}}])
+        return {str(d["_id"]): int(d["rows"]) for d in found}
+
+
 def oldest(db: Database) -> Parked | None:
     """The row that waits longest."""
     with translated():

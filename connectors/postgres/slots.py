@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 from psycopg import sql
@@ -67,6 +69,43 @@ def slot_facts(session: Session, slot: str) -> SlotFacts | None:
     if row is None:
         return None
     return SlotFacts(row[0] or "", row[1] or "", row[2], row[3], Lsn.parse(row[4]), row[5])
+
+
+@dataclass(frozen=True, slots=True)
+class WalFacts:
+    """The WAL and a slot at one moment. at_ms: PostgreSQL's clock, milliseconds since 1970, from before position was
+    read. slot: None where there is none. safe_bytes: how much more WAL may come before the slot is lost, None where
+    max_slot_wal_keep_size sets no limit. disk_free_bytes: where pg_wal lies, None where it cannot be known."""
+
+    at_ms: int
+    position: Lsn
+    slot: SlotFacts | None
+    safe_bytes: int | None
+    disk_free_bytes: int | None
+
+
+def wal_facts(session: Session, slot: str) -> WalFacts:
+    """PostgreSQL documentation, 53.20 pg_replication_slots."""
+    row = session.execute(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_current_wal_insert_lsn()::text,"
+        " (SELECT setting FROM pg_settings WHERE name = 'data_directory'),"
+        " (SELECT safe_wal_size FROM pg_replication_slots WHERE slot_name = %s)",
+        [slot],
+    ).fetchone()
+    assert row is not None
+    free = _disk_free(session, row[2]) if row[2] else None
+    return WalFacts(row[0], Lsn.parse(row[1]), slot_facts(session, slot), row[3], free)
+
+
+def _disk_free(session: Session, data: str) -> int | None:
+    """Free bytes where pg_wal lies, when the server is of this machine: its own lock file says so."""
+    try:
+        lines = Path(data, "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        if lines[3] != str(session.info.port):
+            return None
+        return shutil.disk_usage(Path(data, "pg_wal")).free
+    except (OSError, UnicodeDecodeError, IndexError):
+        return None
 
 
 def wal_position(session: Session) -> Lsn:

@@ -14,6 +14,7 @@ from connectors.errors import Broken, Misused, NotComplete, SyncError
 from sync.cli import dead_letters, dev
 from sync.cli.demo import demo
 from sync.cli.init import init
+from sync.cli.lag import lag
 from sync.cli.options import Config, Json, MappingFile
 from sync.cli.options import read_settings as _settings
 from sync.cli.output import (
@@ -43,6 +44,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(demo)
 app.command()(init)
 app.command()(preflight)
+app.command()(lag)
 
 
 @app.command()

@@ -17,6 +17,7 @@ from connectors.mongo.transaction import Transactions
 from connectors.postgres import slots
 from connectors.postgres.client import connect, translated
 from consumers.mapping import spec
+from sync.lag.phase import phase_of
 from sync.lag.token import Ledger, demand_topics, read_ledger
 from sync.settings import Settings
 
@@ -181,7 +182,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
         tables = declared.collections[standing.name].tables
         held = [p.holder for p in found.positions.values() if p.table in tables and p.holder]
-        standing.phase = _phase(held)
+        standing.phase = phase_of(held)
     if (part := _reload(db, found)) is not None:
         report.parts.append(part)
     jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
@@ -201,14 +202,6 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
             "see `tandem dead-letters list`; mend the row or the mapping (docs/operations.md, Parked rows)",
         )
     return Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")
-
-
-def _phase(holders: list[str]) -> str:
-    if not holders:
-        return "streaming"
-    if ledger.UNLOADED in holders:
-        return "unloaded"
-    return "reloading" if any(holder.startswith(ledger.WALK) for holder in holders) else "loading"
 
 
 def _reload(db: Database, found: Ledger) -> Part | None:

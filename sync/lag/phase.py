@@ -1,0 +1,17 @@
+"""What the holders of a collection's tables say of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from connectors.mongo import ledger
+
+
+def phase_of(holders: Iterable[str | None]) -> str:
+    """unloaded, loading, reloading or streaming."""
+    held = [holder for holder in holders if holder]
+    if not held:
+        return "streaming"
+    if ledger.UNLOADED in held:
+        return "unloaded"
+    return "reloading" if any(holder.startswith(ledger.WALK) for holder in held) else "loading"
