@@ -46,6 +46,8 @@ clean: ## end the embedded stack, remove its data, .venv and what the tools left
 	@if [ -x $(bin)/tandem ]; then $(bin)/tandem dev down --purge; fi
 	@rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
-lock: ## write requirements.lock anew from pyproject.toml (needs uv)
+lock: ## write the lock files anew from pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --python-version 3.11 --quiet -o requirements.lock
+	uv pip compile pyproject.toml --universal --generate-hashes --no-header --no-emit-index-url \
+	  --python-version 3.11 --quiet -o requirements-runtime.lock

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from connectors.events import Record
@@ -39,3 +39,45 @@ class Rows(Protocol):
 
     def visible_now(self) -> Snapshot:
         """Which transactions a read that begins now would show."""
+
+
+class Pace(Protocol):
+    """How fast work may go at the moment."""
+
+    @property
+    def paused(self) -> bool:
+        """Nothing is to be done."""
+
+    def most(self, limit: int) -> int:
+        """How much is to be done at once, at most limit."""
+
+    def wait(self, ops: int, stop: Callable[[], bool]) -> None:
+        """Return when so many operations may be done, or stop() says so."""
+
+
+class Observer(Protocol):
+    """Who counts what is done."""
+
+    def applied(self, events: Sequence[tuple[str, int]], seconds: float) -> None:
+        """A transaction was acknowledged. events: table and commit time of each, milliseconds since 1970 by
+        PostgreSQL's clock. seconds: from its first try to here."""
+
+
+class FullSpeed:
+    """A pace without limits."""
+
+    paused = False
+
+    def most(self, limit: int) -> int:
+        """All of it."""
+        return limit
+
+    def wait(self, ops: int, stop: Callable[[], bool]) -> None:
+        """Not at all."""
+
+
+class Unobserved:
+    """Nobody counts."""
+
+    def applied(self, events: Sequence[tuple[str, int]], seconds: float) -> None:
+        """Nothing."""

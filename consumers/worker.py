@@ -32,7 +32,7 @@ from connectors.positions import Lsn, Partition, Snapshot
 from consumers.apply.decide import RowOp, decide, fold, unknown_columns
 from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
-from consumers.contracts import Rows, Stream
+from consumers.contracts import FullSpeed, Observer, Pace, Rows, Stream, Unobserved
 from consumers.dead_letters import Fate, Healing, Parking, Settler
 from consumers.mapping.plan import Plan, RowPlan
 from consumers.records import Decoder
@@ -111,6 +111,8 @@ class Worker:
         compaction_lag_ms: int = 0,
         has_columns: Callable[[str, frozenset[str]], bool] = lambda table, columns: True,
         same_tables: Callable[[], None] = lambda: None,
+        pace: Pace | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.name, self.stream, self.transactions, self.rows, self.plan = (
             name,
@@ -123,6 +125,10 @@ class Worker:
         self.batch_events, self.batch_bytes = batch_events, batch_bytes
         self.compaction_lag_ms, self.has_columns = compaction_lag_ms, has_columns
         self.same_tables = same_tables
+        self.pace, self.observer = pace or FullSpeed(), observer or Unobserved()
+        self._paused = False
+        self._applied: list[tuple[str, int]] = []
+        self._lsn = 0
         self.decoder = Decoder(plan, placeholder)
         self._stop: Callable[[], bool] = lambda: False
         self._told_shapes: set[tuple[str, frozenset[str]]] = set()
@@ -160,13 +166,15 @@ class Worker:
         while not stop():
             try:
                 self.step()
-                self._heal()
+                if not self._paused:
+                    self._heal()
                 if waiting:
                     self.log("all servers answer again")
                 waiting = 0.0
                 if time.monotonic() - asked > 1:
                     asked = time.monotonic()
-                    self._jobs()
+                    if not self._paused:
+                        self._jobs()
                     if enough():
                         return
             except Stopping:
@@ -183,8 +191,10 @@ class Worker:
 
     def step(self, timeout_ms: int = 200) -> bool:
         """Poll once and apply what came. False when nothing came."""
+        if self.pace.paused or self._paused:
+            return self._stand_still(timeout_ms)
         if not self._backlog:
-            polled = self.stream.poll(timeout_ms, self.batch_events)
+            polled = self.stream.poll(timeout_ms, self.pace.most(self.batch_events))
             if self.stream.generation != self._generation:
                 self._place()
                 return True
@@ -196,11 +206,35 @@ class Worker:
             return False
         started = time.monotonic()
         batch = self._cut()
+        self.pace.wait(len(batch.records), lambda: self._stop() or self.pace.paused)
+        if self.pace.paused:
+            return True
         self._consume(batch)
         self.tally.busy_s += time.monotonic() - started
         self._backlog = self._backlog[len(batch.records) :]
         self._tell(now=False)
         return True
+
+    def _stand_still(self, timeout_ms: int) -> bool:
+        """While it is paused: a member of its group that reads nothing. Then on from MongoDB's positions."""
+        if not self.pace.paused:
+            self._paused = False
+            self.log("resumed")
+            self._place()
+            return True
+        if not self._paused:
+            self._paused = True
+            self.log("paused: `tandem resume` goes on")
+            self._forget()
+        if self.stream.generation != self._generation:  # what was assigned meanwhile is not read either
+            self._generation = self.stream.generation
+            mine = self.stream.assigned()
+            if mine:
+                ledger.register_worker(self.transactions.db, self.name, self.transactions.session_id, mine)
+            self.stream.place(dict.fromkeys(mine))
+        self.stream.poll(timeout_ms, 1)
+        self._tell(now=False)
+        return False
 
     def close(self) -> None:
         """Leave in order: nothing is in flight between two steps."""
@@ -263,9 +297,11 @@ class Worker:
             seconds, self._told = time.monotonic() - self._told, time.monotonic()
             new, self._told_events = self.tally.events - self._told_events, self.tally.events
             if new:
-                self.log(f"applied {self.tally.events:,} events, {new / seconds:,.0f}/s")
+                self.log(f"applied {self.tally.events:,} events, {new / seconds:,.0f}/s", lsn=Lsn(self._lsn))
             known = {p: at for p, at in self.at.items() if at is not None}
-            if known and self.stream.generation == self._generation:
+            if self._paused:
+                ledger.seen(self.transactions.db, self.name)
+            elif known and self.stream.generation == self._generation:
                 self.stream.tell(known)
                 ledger.seen(self.transactions.db, self.name)
                 self._positions(frozenset(known))  # that the topics are still the same ones
@@ -349,7 +385,7 @@ class Worker:
         while records:
             part = records[:size]
             moves = batch.moves if len(part) == len(batch.records) else self._moves(part, whole=False)
-            careful = self._careful > 0
+            careful, began = self._careful > 0, time.monotonic()
             try:
                 self._transact(moves, lambda tx, marks: self._apply(tx, part, marks, careful))  # noqa: B023 - run at once
             except Unappliable as trouble:
@@ -371,6 +407,8 @@ class Worker:
                 self._most = size = len(part) // 2
                 self.log(f"{trouble.what}: {size} events at once from here", remedy=trouble.remedy)
                 continue
+            else:
+                self.observer.applied(self._applied, time.monotonic() - began)
             looks, size = 0, min(size * 2, self._most)
             self.tally.events += len(part)
             records = records[len(part) :]
@@ -449,9 +487,12 @@ class Worker:
         """The events of a transaction, in order."""
         latest = 0
         asked: list[tuple[Record, ChangeEvent, RowOp]] = []
+        self._applied = []
         for record in records:
             event = self.decoder.event(record)
-            latest = max(latest, event.commit_ms)
+            latest, self._lsn = max(latest, event.commit_ms), max(self._lsn, event.lsn)
+            if event.commit_ms:
+                self._applied.append((event.table, event.commit_ms))
             if event.op is Operation.TRUNCATE:
                 self._truncate(tx, event)
                 continue
@@ -487,7 +528,11 @@ class Worker:
         self._transact(moves, lambda tx, marks: self.parking.alone(tx, record, trouble))
         self.tally.parked += 1
         self.log(
-            f"parked: {trouble.what}", partition=record.home.id, offset=record.offset, remedy=trouble.remedy
+            f"parked: {trouble.what}",
+            table=self.decoder.tables.get(record.home.topic, record.home.topic),
+            partition=record.home.id,
+            offset=record.offset,
+            remedy=trouble.remedy,
         )
 
     def _heal(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import threading
@@ -27,8 +28,10 @@ from connectors.errors import (
 from connectors.kafka.admin import Admin
 from connectors.kafka.consumer import GroupConsumer
 from connectors.mongo import client as mongo
+from connectors.mongo import control as asked
 from connectors.mongo import ledger
 from connectors.mongo.client import Database, Document
+from connectors.mongo.control import Control
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
 from connectors.postgres import catalog, slots
@@ -40,6 +43,10 @@ from consumers.mapping import spec
 from consumers.mapping.plan import Plan, digest_of
 from consumers.records import Decoder
 from consumers.worker import Tally, Worker
+from sync.control import roles
+from sync.control.judge import changed
+from sync.control.pace import Pace
+from sync.control.pulse import Every, Pulse
 from sync.dead_letters import desk
 from sync.init import run as init_run
 from sync.init.run import InitReport
@@ -47,6 +54,7 @@ from sync.lag.judge import LagReport
 from sync.lag.status import StatusReport, look
 from sync.lag.token import Completeness, Patience, Standing, Token, parse_target
 from sync.lag.watch import LagWatch
+from sync.observe.metrics import ConsumerMetrics, LoaderMetrics, PipelineMetrics, Served
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
 from sync.settings import Known, Settings
@@ -68,6 +76,8 @@ _REFUSED_OFTEN = 10
 _CHECK_EVERY_S = 10.0
 #: the mapping that the pipeline follows
 _LOOK_EVERY_S = 2.0
+#: of metrics: each costs the servers a look
+_MEASURE_EVERY_S, _LOOK_AT_PARTS_EVERY_S = 2.0, 10.0
 #: how long a set-up with another mapping may take, once consumers have met it
 _SWITCH_WITHIN_S = 30.0
 
@@ -150,13 +160,17 @@ def snapshot(
     replace_existing: bool = False,
     watch: Watch | None = None,
     prepared: SetupReport | None = None,
+    metrics: str | None = None,
 ) -> LoadReport:
     """Load what is not loaded. A pipeline that is not set up is set up first, and its slot's snapshot is read.
 
     watch: called twice a second with the report as it is. prepared: of a set-up just made in this process,
-    with the slot's snapshot in it.
+    with the slot's snapshot in it. metrics: where to serve them, `[HOST:]PORT`.
     """
     with ExitStack() as stack:
+        counted = LoaderMetrics()
+        if metrics is not None:
+            stack.enter_context(Served(counted.registry, metrics, lambda at: log("metrics", at=at)))
         if prepared is None and not _is_set_up(settings):
             prepared = setup(settings, log, keep_snapshot=True)
         slot_snapshot = prepared.slot_snapshot if prepared else None
@@ -169,6 +183,7 @@ def snapshot(
             facts = slots.server_facts(session)
         _check_pipeline(db, plan, facts)
         schema.demand_taken_over(db, plan)
+        pace = Pace("snapshot")
         loader = Loader(
             settings.source,
             settings.target,
@@ -177,9 +192,18 @@ def snapshot(
             log=log,
             slot_snapshot=slot_snapshot,
             replace_existing=replace_existing,
+            pace=pace,
         )
         stack.callback(loader.db.client.close)
-        report = _watched(loader.load, loader.report, watch)
+        lag_watch = stack.enter_context(closing(LagWatch(settings)))
+        with roles.loader(settings, pace, log, lambda: lag_watch.look().streaming_seconds):
+
+            def show(report: LoadReport | ReloadReport) -> None:
+                counted.take(loader.report, throttled=bool(pace.why))
+                if watch is not None:
+                    watch(report)
+
+            report = _watched(loader.load, loader.report, show)
         if tables := due(db, plan):
             with _reload(settings, plan, log) as again:
                 report.again = _watched(lambda: again.reload(tables), again.report, watch)
@@ -287,8 +311,11 @@ def _is_set_up(settings: Settings) -> bool:
 class Consumers:
     """One consumer process: a worker, and what it does besides when it has caught up."""
 
-    def __init__(self, settings: Settings, log: Log, *, until_caught_up: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, log: Log, *, until_caught_up: bool = False, metrics: str | None = None
+    ) -> None:
         self.settings, self.log, self.until_caught_up = settings, log, until_caught_up
+        self.metrics, self.counted, self.pace = metrics, ConsumerMetrics(), Pace("consumers")
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self._unique: list[tuple[str, spec.Index]] = []
         self._until: Lsn | None = None
@@ -301,16 +328,22 @@ class Consumers:
 
     def run(self, stop: Callable[[], bool]) -> Tally:
         """Work until stopped, or caught up with what was committed when this began. Raises named errors."""
-        while True:
-            try:
-                self._follow(stop)
-                return self.tally
-            except SchemaChanged as error:
-                self._take_over(error)
-            except SyncError as error:
-                if not self._has_changed(error, stop):
-                    raise
-                self.log("the mapping, or a table, has changed: going on by the new one")
+        with ExitStack() as stack:
+            if self.metrics is not None:
+                tell = lambda at: self.log("metrics", at=at)  # noqa: E731
+                stack.enter_context(Served(self.counted.registry, self.metrics, tell))
+                stack.enter_context(_pipeline_metrics(self.settings, self.counted, self.log))
+            stack.enter_context(roles.consumer(self.settings, self.pace, self.log))
+            while True:
+                try:
+                    self._follow(stop)
+                    return self.tally
+                except SchemaChanged as error:
+                    self._take_over(error)
+                except SyncError as error:
+                    if not self._has_changed(error, stop):
+                        raise
+                    self.log("the mapping, or a table, has changed: going on by the new one")
 
     def _take_over(self, met: SchemaChanged) -> None:
         """Do about a table that has changed what the mapping says. Raises SchemaChanged where that is to stop."""
@@ -389,6 +422,8 @@ class Consumers:
                 compaction_lag_ms=settings.kafka.compaction_lag_hours * 3_600_000,
                 has_columns=lambda table, columns: self._has_columns(table, columns),
                 same_tables=lambda: schema.demand_same(plan, rows.versions(list(plan.tables))),
+                pace=self.pace,
+                observer=self.counted,
             )
             stack.callback(worker.close)
             worker.tally = self.tally
@@ -396,7 +431,12 @@ class Consumers:
             if self._until is None and self.until_caught_up:
                 self._until = complete.now()
             self.log("consuming", topics=len(topics), group=settings.kafka.group_id, name=self.name)
-            worker.run(stop, lambda: self._enough(db, admin, plan, complete))
+
+            def enough() -> bool:
+                self.counted.take(self.tally, len(worker.at), paused=self.pace.paused)
+                return self._enough(db, admin, plan, complete)
+
+            worker.run(stop, enough)
 
     def _read_again(self, db: Database, plan: Plan) -> None:
         """Read tables again that have changed, beside the stream; the one who does is any of the consumers."""
@@ -592,6 +632,64 @@ def _desk(settings: Settings) -> Iterator[tuple[Database, Plan, desk.Desk]]:
         decoder = Decoder(plan, config.placeholder(settings.source, settings.kafka), tables)
         settler = Settler(transactions, rows, plan, decoder, now_us, lambda: ledger.positions(db).values())
         yield db, plan, desk.Desk(db, plan, decoder, settler, rows)
+
+
+@contextmanager
+def _pipeline_metrics(settings: Settings, role: ConsumerMetrics, log: Log) -> Iterator[None]:
+    """The whole pipeline's numbers beside a role's own, looked at every few seconds."""
+    numbers = PipelineMetrics(role)
+    with closing(LagWatch(settings)) as watch:
+
+        def measure() -> None:
+            numbers.take(watch.look())
+
+        beats = [
+            Every("measuring the lag", _MEASURE_EVERY_S, measure, log),
+            Every(
+                "looking at components",
+                _LOOK_AT_PARTS_EVERY_S,
+                lambda: numbers.take_status(look(settings)),
+                log,
+            ),
+        ]
+        with Pulse(beats):
+            yield
+
+
+def control(
+    settings: Settings,
+    *,
+    pause: Sequence[str] = (),
+    resume: Sequence[str] = (),
+    max_ops: int | None = None,
+    max_lag_s: float | None = None,
+    unlimited: bool = False,
+) -> Control:
+    """Ask running processes to stand still, to go on, or to go slowly. Returns what is asked now."""
+    with ExitStack() as stack:
+        db = _target(settings, stack)
+        if not ledger.state(db, "pipeline"):
+            raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+        now_ms = now_us() // 1_000
+        wanted = changed(
+            asked.control(db),
+            pause=pause,
+            resume=resume,
+            max_ops=max_ops,
+            max_lag_s=max_lag_s,
+            unlimited=unlimited,
+            by=_who(),
+            at_ms=now_ms,
+        )
+        asked.ask(db, wanted, now_ms)
+        return wanted
+
+
+def _who() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):  # a user without a name
+        return f"{os.getuid()}@{socket.gethostname()}"
 
 
 def lag(settings: Settings) -> LagReport:

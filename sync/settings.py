@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,7 +33,7 @@ NAMED_AFTER_SLOT = (
     ("kafka", "group_id"),
     ("connect", "connector"),
 )
-SECTIONS = ("source", "kafka", "connect", "target", "limits")
+SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe")
 
 
 class Limits(BaseModel):
@@ -50,6 +50,19 @@ class Limits(BaseModel):
     #: Rows of one transaction of the snapshot.
     load_rows: int = Field(default=1_000, ge=1, le=100_000)
     load_workers: int = Field(default=2, ge=1, le=64)
+    #: The snapshot gives way while the smallest commit in PostgreSQL takes longer, milliseconds; 0: never.
+    slow_source_ms: float = Field(default=500, ge=0)
+    #: The same for the smallest acknowledged write in MongoDB.
+    slow_target_ms: float = Field(default=1_000, ge=0)
+
+
+class Observe(BaseModel):
+    """What processes say of themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: human, json, or auto: for people on a terminal, JSON lines elsewhere.
+    log: Literal["auto", "human", "json"] = "auto"
 
 
 class Settings(BaseModel):
@@ -62,6 +75,7 @@ class Settings(BaseModel):
     connect: ConnectEndpoint
     target: TargetEndpoint
     limits: Limits = Limits()
+    observe: Observe = Observe()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -75,6 +89,7 @@ class Known(BaseModel):
     connect: ConnectEndpoint | None = None
     target: TargetEndpoint | None = None
     limits: Limits = Limits()
+    observe: Observe = Observe()
     mapping: Path = Path("mapping.yaml")
 
 

@@ -120,6 +120,21 @@ def emit_marker(session: Session) -> None:
     session.execute("SELECT pg_logical_emit_message(false, 'tandem.marker', '')")
 
 
+def connections(session: Session) -> tuple[int, int]:
+    """How many sessions of clients and walsenders there are, and how many there may be."""
+    row = session.execute(
+        "SELECT count(*) FILTER (WHERE backend_type = 'client backend'), current_setting('max_connections')::int"
+        " FROM pg_stat_activity"
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def probe(session: Session) -> None:
+    """The smallest transaction that waits for the WAL to be on disk: as long as it takes, so long a user waits."""
+    session.execute("SELECT pg_logical_emit_message(true, 'tandem.probe', '')")
+
+
 def current_transaction(session: Session) -> int:
     """A transaction id of now: whatever began before has a lower one."""
     row = session.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()

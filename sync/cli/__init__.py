@@ -12,10 +12,11 @@ import typer
 
 from connectors.errors import Broken, Misused, NotComplete, SyncError
 from sync.cli import dead_letters, dev
+from sync.cli.control import pause, resume, throttle
 from sync.cli.demo import demo
 from sync.cli.init import init
 from sync.cli.lag import lag
-from sync.cli.options import Config, Json, MappingFile
+from sync.cli.options import Config, Json, MappingFile, Metrics
 from sync.cli.options import read_settings as _settings
 from sync.cli.output import (
     LoadProgress,
@@ -23,6 +24,7 @@ from sync.cli.output import (
     log,
     out,
     print_error,
+    print_health,
     print_json,
     print_load,
     print_outlook,
@@ -45,6 +47,8 @@ app.command()(demo)
 app.command()(init)
 app.command()(preflight)
 app.command()(lag)
+for command in (pause, resume, throttle):
+    app.command()(command)
 
 
 @app.command()
@@ -112,6 +116,7 @@ def snapshot(
     replace_existing: Annotated[
         bool, typer.Option("--replace-existing", help="Remove documents that tandem did not write.")
     ] = False,
+    metrics: Metrics = None,
 ) -> None:
     """Backfill: load every row, in parallel. Resumable; each collection streams when its own load has ended."""
     from sync import app as root
@@ -120,7 +125,11 @@ def snapshot(
     try:
         with LoadProgress() as progress:
             report = root.snapshot(
-                _settings(config, mapping), log, replace_existing=replace_existing, watch=progress
+                _settings(config, mapping),
+                log,
+                replace_existing=replace_existing,
+                watch=progress,
+                metrics=metrics,
             )
     except KeyboardInterrupt:
         log("interrupted: run `tandem snapshot` again, it goes on where it was")
@@ -187,6 +196,7 @@ def run(
     until_caught_up: Annotated[
         bool, typer.Option("--until-caught-up", help="End when all is applied that is committed now.")
     ] = False,
+    metrics: Metrics = None,
 ) -> None:
     """The consumers: apply changes until stopped. Several processes share the work."""
     from sync import app as root
@@ -201,9 +211,10 @@ def run(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    tally = root.Consumers(_settings(config, mapping), log, until_caught_up=until_caught_up).run(
-        stopping.is_set
+    consumers = root.Consumers(
+        _settings(config, mapping), log, until_caught_up=until_caught_up, metrics=metrics
     )
+    tally = consumers.run(stopping.is_set)
     names = ("events", "rows", "reread", "batches", "conflicts", "parked", "healed", "untangled")
     if json:
         print_json({name: getattr(tally, name) for name in names})
@@ -227,6 +238,21 @@ def wait_for(
         print_json(token.as_dict())
     else:
         print_token(token)
+
+
+@app.command()
+def health(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
+    """Whether every component is in order, in five seconds. Exit 1 when one is not, or cannot be asked."""
+    from sync import app as root
+
+    report = root.status(_settings(config, mapping))
+    if json:
+        full = report.as_dict()
+        print_json({"ok": report.healthy, "components": full["components"], "members": full["members"]})
+    else:
+        print_health(report)
+    if not report.healthy:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sync import settings as settings_reader
+from sync.cli.output import log
 from sync.settings import Settings
 
 Config = Annotated[
@@ -16,7 +18,19 @@ Config = Annotated[
 MappingFile = Annotated[Path | None, typer.Option("--mapping", help="Mapping file [default: mapping.yaml].")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; logs on stderr.")]
 
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="[HOST:]PORT",
+        help="Serve Prometheus metrics there, on loopback unless HOST is given.",
+    ),
+]
+
 
 def read_settings(config: Path | None, mapping: Path | None) -> Settings:
-    """The settings of a command. Raises SettingsInvalid."""
-    return settings_reader.read(config, mapping)
+    """The settings of a command, and its log as they want it. Raises SettingsInvalid."""
+    log.component = next((word for word in sys.argv[1:] if not word.startswith("-")), log.component)
+    settings = settings_reader.read(config, mapping)
+    log.form = settings.observe.log
+    return settings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from rich.table import Table
 from connectors.errors import SyncError
 from sync.lag.status import StatusReport
 from sync.lag.token import Token
+from sync.observe.logs import Form, Repeats, as_json
 from sync.snapshot.load import LoadReport
 from sync.snapshot.reload import Outlook, ReloadReport
 
@@ -27,13 +29,33 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else _WIDTH)
 
 
-def log(message: str, **facts: object) -> None:
-    """One line for an operator, on stderr."""
-    clock = datetime.now().strftime("%H:%M:%S")
-    more = "  ".join(f"{name}={value}" for name, value in facts.items())
-    err.print(
-        f"[dim]{clock}[/] {escape(message)}" + (f"  [dim]{escape(more)}[/]" if more else ""), soft_wrap=True
-    )
+class _Log:
+    """Where log lines go: stderr. Used by several threads."""
+
+    def __init__(self) -> None:
+        self.form: Form = "auto"
+        self.component = "tandem"
+        self._repeats, self._lock = Repeats(), threading.Lock()
+
+    def __call__(self, message: str, **facts: object) -> None:
+        """One line for an operator; the like of it that were not told are counted in the next."""
+        with self._lock:
+            silent = self._repeats.held_back(message)
+            if silent is None:
+                return
+            if silent:
+                facts["repeated"] = silent
+            if self.form == "json" or (self.form == "auto" and not err.is_terminal):
+                sys.stderr.write(as_json(self.component, message, facts) + "\n")
+                sys.stderr.flush()
+                return
+            clock = datetime.now().strftime("%H:%M:%S")
+            more = "  ".join(f"{name}={value}" for name, value in facts.items())
+            tail = f"  [dim]{escape(more)}[/]" if more else ""
+            err.print(f"[dim]{clock}[/] {escape(message)}{tail}", soft_wrap=True)
+
+
+log = _Log()
 
 
 def print_json(content: object) -> None:
@@ -66,13 +88,25 @@ def _number(value: int | None) -> str:
     return "unknown" if value is None else f"{value:,}"
 
 
-def print_status(report: StatusReport) -> None:
-    """Components, lag, collections."""
+def print_health(report: StatusReport) -> None:
+    """Components, and the consumers by name."""
+    _print_parts(report)
+    for member in report.members:
+        out.print(f"consumer {member['name']}: {member['partitions']} partitions", soft_wrap=True)
+
+
+def _print_parts(report: StatusReport) -> None:
     parts = Table("component", "", "what", box=None, pad_edge=False)
     for part in report.parts:
         remedy = f"\n[dim]{escape(part.remedy)}[/]" if part.remedy and not part.ok else ""
         parts.add_row(part.name, _MARKS[part.ok], escape(part.what) + remedy)
     out.print(parts)
+
+
+def print_status(report: StatusReport) -> None:
+    """Phase, components, lag, collections."""
+    out.print(f"phase: {report.phase}" + (f", checkpoint {report.checkpoint}" if report.checkpoint else ""))
+    _print_parts(report)
     out.print(
         f"lag: {_number(report.wal_bytes)} bytes of WAL not yet in Kafka, {_number(report.records)} records not yet"
         f" applied, {_number(report.parked)} rows parked"

@@ -98,6 +98,8 @@ class LagReport:
     state: str = "unknown"
     catch_up_s: float | None = None
     slot: SlotReport | None = None
+    #: of the collections that stream alone: what a load holds is behind by its nature
+    streaming_seconds: float | None = None
     collections: list[CollectionLag] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
 
@@ -196,6 +198,8 @@ def judge(
         if last.positions is not None:
             one.phase = phase_of([p.holder for p in last.positions.values() if p.table in mine])
         report.collections.append(one)
+    streaming = {t for c in report.collections if c.phase == "streaming" for t in collections[c.name]}
+    report.streaming_seconds = behind_seconds(last, ticks, frozenset(streaming))
     return report
 
 

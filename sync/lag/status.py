@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+import psutil
 
 from connectors.debezium.connect import Connect
 from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, parked
+from connectors.mongo import clock, control, ledger, parked
 from connectors.mongo.client import Database
 from connectors.mongo.parked import Parked
 from connectors.mongo.transaction import Transactions
 from connectors.postgres import slots
-from connectors.postgres.client import connect, translated
+from connectors.postgres.client import Session, connect, translated
 from consumers.mapping import spec
+from sync.lag.asked import Asked
 from sync.lag.phase import phase_of
 from sync.lag.token import Ledger, demand_topics, read_ledger
 from sync.settings import Settings
 
 _SILENT_AFTER_S = 20.0
-_ORDER = ("PostgreSQL", "Connect", "MongoDB", "Kafka", "consumers", "reload")
+_ORDER = (
+    "PostgreSQL", "publication", "Connect", "Kafka", "MongoDB", "consumers", "control", "snapshot", "reload", "machine"
+)  # fmt: skip
+#: one round of questions, each from a thread of its own; there are two
+_PATIENCE_S = 2.4
 #: a direct writer that has not said for so long that it lives is dead
 LEASE_S = 6.0
+_NOT_SET_UP = "the pipeline is not set up"
+#: more than this part of memory, disk or connections in use is not in order
+_FULL = 0.9
+_RESTARTED_LATELY_S = 600.0
 _HEAL = "run `tandem heal`: it makes a new slot and reads every row again; then start the consumers again"
 
 
@@ -64,16 +77,42 @@ class StatusReport:
     #: how many rows are parked, by class
     parked_classes: dict[str, int] = field(default_factory=dict)
     parked_oldest: Parked | None = None
+    #: the slot's confirmed LSN: Kafka has everything before it
+    checkpoint: str | None = None
+    #: consumers that were heard of lately: name and how many partitions
+    members: list[dict[str, object]] = field(default_factory=list)
+    control: dict[str, object] | None = None
+    #: of the failed connector, in a row
+    restarts: int = 0
 
     @property
     def ok(self) -> bool:
         """Every component answers and is in order, and nothing is parked."""
-        return all(part.ok for part in self.parts) and self.parked == 0
+        return self.healthy and self.parked == 0
+
+    @property
+    def healthy(self) -> bool:
+        """Every component answers and is in order."""
+        return all(part.ok for part in self.parts)
+
+    @property
+    def phase(self) -> str:
+        """Of the whole: not set up, unloaded, loading, reloading, streaming, or unknown."""
+        phases = {c.phase for c in self.collections}
+        if any(p.name == "MongoDB" and p.what == _NOT_SET_UP for p in self.parts):
+            return "not set up"
+        order = ("unknown", "loading", "unloaded", "reloading", "streaming")
+        return next((phase for phase in order if phase in phases), "unknown")
 
     def as_dict(self) -> dict[str, object]:
         """For `--json`."""
         return {
             "ok": self.ok,
+            "phase": self.phase,
+            "checkpoint": self.checkpoint,
+            "members": self.members,
+            "control": self.control,
+            "connector_restarts": self.restarts,
             "components": [
                 {"name": p.name, "ok": p.ok, "what": p.what, **({"remedy": p.remedy} if p.remedy else {})}
                 for p in self.parts
@@ -99,72 +138,128 @@ class StatusReport:
         }
 
 
-def look(settings: Settings, timeout_ms: int = 4_000) -> StatusReport:
-    """Ask every component. Raises only what is wrong with the mapping file."""
+def look(settings: Settings, timeout_ms: int = 2_000) -> StatusReport:
+    """Ask every component; one that hangs is unknown. Takes at most five seconds. Raises only what is wrong with the
+    mapping file."""
     declared = spec.load(settings.mapping)
     report = StatusReport(
         collections=[CollectionStanding(n, c.table) for n, c in declared.collections.items() if c.table]
     )
-    db: Database | None = None
+    opened: list[Database] = []
 
-    def target() -> Part:
-        nonlocal db
+    def target() -> list[Part]:
         db = mongo.connect(settings.target, timeout_ms=timeout_ms, name="tandem status")
+        opened.append(db)
         return _mongo(db, declared, report)
 
-    _ask(report, "MongoDB", target)  # first: it knows what the others should be like
-    _ask(report, "PostgreSQL", lambda: _postgres(settings, report))
-    _ask(report, "Connect", lambda: _connect(settings))
-    _ask(report, "Kafka", lambda: _kafka(settings, db, declared, report, timeout_ms))
-    _ask(report, "consumers", lambda: _consumers(db))
-    if db is not None:
+    _ask_all(report, {"MongoDB": target})  # first: it knows what the others should be like
+    db = opened[0] if opened else None
+    _ask_all(
+        report,
+        {
+            "PostgreSQL": lambda: _postgres(settings, db, declared, report),
+            "Connect": lambda: [_connect(settings, db, report)],
+            "Kafka": lambda: [_kafka(settings, db, declared, report, timeout_ms)],
+            "consumers": lambda: [_consumers(db, report)],
+            "control": lambda: _control(db, report),
+            "machine": lambda: [machine()],
+        },
+    )
+    if db is not None and not any(p.ok is None and "has not answered" in p.what for p in report.parts):
         db.client.close()
     report.parts.sort(key=lambda part: _ORDER.index(part.name))
     return report
 
 
-def _ask(report: StatusReport, name: str, question: Callable[[], Part]) -> None:
-    try:
-        report.parts.append(question())
-    except SyncError as error:
-        report.parts.append(Part(name, None if error.retry_helps else False, error.what, error.remedy))
+def _ask_all(report: StatusReport, questions: Mapping[str, Callable[[], list[Part]]]) -> None:
+    """Ask them all at once. One that does not answer in time is left to itself."""
+    asked = {name: Asked(name, question) for name, question in questions.items()}
+    for one in asked.values():
+        one.begin()
+    until = time.monotonic() + _PATIENCE_S
+    for name, one in asked.items():
+        try:
+            found, late = one.wait(max(0.0, until - time.monotonic()))
+            report.parts += found if found is not None else [Part(name, None, late, "see whether it hangs")]
+        except SyncError as error:
+            report.parts.append(Part(name, None if error.retry_helps else False, error.what, error.remedy))
 
 
-def _postgres(settings: Settings, report: StatusReport) -> Part:
+def _postgres(
+    settings: Settings, db: Database | None, declared: spec.Mapping_, report: StatusReport
+) -> list[Part]:
     with connect(settings.source, name="tandem status") as session, translated(settings.source):
-        slot = slots.slot_facts(session, settings.source.slot)
-        if slot is None:
-            if any(c.phase in ("loading", "reloading", "streaming") for c in report.collections):
-                gone = f"the slot {settings.source.slot} is gone: changes since then are in no event"
-                return Part("PostgreSQL", False, gone, _HEAL)
-            return Part("PostgreSQL", False, f"there is no slot {settings.source.slot}", "run `tandem setup`")
-        report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
-        retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
-        if slot.wal_status == "lost":
-            lost = f"the slot {settings.source.slot} is lost: PostgreSQL has removed WAL that it needed"
-            return Part("PostgreSQL", False, lost, _HEAL)
-        if not slot.active:
-            return Part(
-                "PostgreSQL",
-                False,
-                f"nobody streams from the slot {settings.source.slot}; {retained}",
-                "see Connect",
-            )
-        return Part("PostgreSQL", True, f"the slot {settings.source.slot} streams; {retained}")
+        parts = [_slot(settings, session, db, report)]
+        used, most = slots.connections(session)
+        if used > most * _FULL:
+            parts[0].ok = False
+            parts[0].what += f"; {used} of {most} connections are in use"
+            parts[0].remedy = parts[0].remedy or "close sessions, or raise max_connections"
+        published = slots.published_tables(session, settings.source.publication)
+    if any(c.phase != "unknown" for c in report.collections) or published is not None:
+        parts.append(_publication(settings.source.publication, published, declared))
+    return parts
 
 
-def _connect(settings: Settings) -> Part:
-    with Connect(settings.connect, timeout_s=5) as rest:
+def _publication(name: str, published: list[str] | None, declared: spec.Mapping_) -> Part:
+    if published is None:
+        return Part("publication", False, f"there is no publication {name}", "run `tandem setup`")
+    missing = sorted(set(declared.tables) - set(published))
+    if missing:
+        what = f"the publication {name} is without {', '.join(missing)}: their changes are in no event"
+        return Part("publication", False, what, "run `tandem setup`")
+    return Part("publication", True, f"{name} has {len(published)} tables")
+
+
+def _slot(settings: Settings, session: Session, db: Database | None, report: StatusReport) -> Part:
+    name = settings.source.slot
+    slot = slots.slot_facts(session, name)
+    if slot is None:
+        if any(c.phase in ("loading", "reloading", "streaming") for c in report.collections):
+            return Part("PostgreSQL", False, f"the slot {name} is gone: {missing_since(db)}", _HEAL)
+        return Part("PostgreSQL", False, f"there is no slot {name}", "run `tandem setup`")
+    report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
+    report.checkpoint = str(slot.confirmed)
+    retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
+    if slot.wal_status == "lost":
+        lost = f"the slot {name} is lost, PostgreSQL has removed WAL that it needed: {missing_since(db)}"
+        return Part("PostgreSQL", False, lost, _HEAL)
+    if not slot.active:
+        return Part("PostgreSQL", False, f"nobody streams from the slot {name}; {retained}", "see Connect")
+    return Part("PostgreSQL", True, f"the slot {name} streams; {retained}")
+
+
+def missing_since(db: Database | None) -> str:
+    """What is in no event, where a slot is gone."""
+    confirmed = clock.last_confirmed(db) if db is not None else None
+    return "changes since then are in no event" + (f", those after {confirmed}" if confirmed else "")
+
+
+def machine() -> Part:
+    """The one that this runs on: memory, and the disk of the working directory."""
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
+    what = f"{memory.available / 1e9:.1f} GB of memory and {disk.free / 1e9:.1f} GB of disk are free here"
+    scarce = memory.available < memory.total * (1 - _FULL) / 2 or disk.free < disk.total * (1 - _FULL) / 2
+    return Part("machine", not scarce, what, "make room" if scarce else "")
+
+
+def _connect(settings: Settings, db: Database | None, report: StatusReport) -> Part:
+    with Connect(settings.connect, timeout_s=2) as rest:
         state = rest.state()
+    known = control.restarted(db) if db is not None else None
+    recent = known is not None and known.last_ms > time.time() * 1_000 - _RESTARTED_LATELY_S * 1_000
+    report.restarts = known.count if known is not None and recent else 0
     if state.running:
         return Part("Connect", True, f"the connector {settings.connect.connector} runs")
     what = f"the connector {settings.connect.connector} is {state.told}"
+    if report.restarts:
+        what += f", restarted {report.restarts} times in a row by the consumers"
     if state.failure:
         what += f": {state.failure}"
     return Part("Connect", False, what, "run `tandem setup`: it makes or restarts the connector")
 
 
-def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
+def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[Part]:
     transactions = Transactions(db)
     try:
         found = read_ledger(transactions)
@@ -172,7 +267,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         transactions.close()
     report.parked = found.parked
     if not found.positions:
-        return Part("MongoDB", False, "the pipeline is not set up", "run `tandem setup`")
+        return [Part("MongoDB", False, _NOT_SET_UP, "run `tandem setup`")]
     with mongo.translated():
         chunks = list(db[ledger.CHUNKS].find({}, {"collection": 1, "done": 1}))
         for standing in report.collections:
@@ -183,8 +278,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         tables = declared.collections[standing.name].tables
         held = [p.holder for p in found.positions.values() if p.table in tables and p.holder]
         standing.phase = phase_of(held)
-    if (part := _reload(db, found)) is not None:
-        report.parts.append(part)
+    parts = [part for part in (_reload(db, found), _snapshot(db, report)) if part is not None]
     jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
     left_out = ledger.left_out(db)
     jobs += "; left out by on_schema_change: " + ", ".join(left_out) if left_out else ""
@@ -195,13 +289,51 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> Part:
         what = f"{found.parked} rows are parked ({classes})"
         if first is not None:
             what += f", the oldest since {_when(first)}: {first.id}: {first.reason}"
-        return Part(
-            "MongoDB",
-            False,
-            what + jobs,
-            "see `tandem dead-letters list`; mend the row or the mapping (docs/operations.md, Parked rows)",
+        remedy = (
+            "see `tandem dead-letters list`; mend the row or the mapping (docs/operations.md, Parked rows)"
         )
-    return Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")
+        return [*parts, Part("MongoDB", False, what + jobs, remedy)]
+    return [*parts, Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")]
+
+
+def _snapshot(db: Database, report: StatusReport) -> Part | None:
+    """A load that runs, or should."""
+    phases = {c.phase for c in report.collections}
+    if not phases & {"loading", "unloaded"}:
+        return None
+    if not ledger.load_lives(db, LEASE_S):
+        if "loading" in phases:
+            return Part("snapshot", False, "a load has ended too early", "run `tandem snapshot`: it goes on")
+        return Part("snapshot", False, "nothing is loaded yet", "run `tandem snapshot`")
+    why = control.throttled(db, ledger.LOAD)
+    return Part("snapshot", True, f"loads, slowly: {why}" if why else "loads")
+
+
+def _control(db: Database | None, report: StatusReport) -> list[Part]:
+    """What an operator has asked of running processes."""
+    if db is None:
+        return []
+    asked = control.control(db)
+    slow = control.throttled(db, ledger.LOAD)
+    report.control = {
+        "paused": sorted(asked.paused),
+        "max_ops": asked.max_ops,
+        "max_lag_s": asked.max_lag_s,
+        "by": asked.by,
+        "at": None if not asked.at_ms else _moment(asked.at_ms),
+        "throttled": [{"who": "snapshot", "why": slow}] if slow else [],
+    }
+    if asked.free:
+        return []
+    limits = [f"at most {asked.max_ops:,} rows/s"] if asked.max_ops is not None else []
+    limits += (
+        [f"a snapshot that waits while the stream is {asked.max_lag_s:g} s behind"] if asked.max_lag_s else []
+    )
+    who = f" (asked by {asked.by}, {_moment(asked.at_ms)})"
+    if asked.paused:
+        what = "; ".join([f"paused: {', '.join(sorted(asked.paused))}", *limits])
+        return [Part("control", False, what + who, "`tandem resume` goes on")]
+    return [Part("control", True, "; ".join(limits) + who)]
 
 
 def _reload(db: Database, found: Ledger) -> Part | None:
@@ -224,7 +356,11 @@ def _reload(db: Database, found: Ledger) -> Part | None:
 
 
 def _when(one: Parked) -> str:
-    return datetime.fromtimestamp(one.since_ms / 1_000, UTC).isoformat(timespec="seconds")
+    return _moment(one.since_ms)
+
+
+def _moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1_000, UTC).isoformat(timespec="seconds")
 
 
 def _oldest(one: Parked | None) -> dict[str, object] | None:
@@ -255,11 +391,12 @@ def _kafka(
     )
 
 
-def _consumers(db: Database | None) -> Part:
+def _consumers(db: Database | None, report: StatusReport) -> Part:
     if db is None:
         return Part("consumers", None, "unknown, as MongoDB does not answer")
     alive, silent = ledger.workers(db, _SILENT_AFTER_S)
     assigned = sum(len(w["partitions"]) for w in alive)
+    report.members = [{"name": w["_id"], "partitions": len(w["partitions"])} for w in alive]
     gone = f"; {len(silent)} silent for more than {_SILENT_AFTER_S:.0f} s" if silent else ""
     if not alive:
         return Part("consumers", False, f"none runs{gone}", "start `tandem run`")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
 
 from connectors.debezium.envelope import committed_ms
-from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
 from connectors.kafka.peek import Peek
 from connectors.mongo import client as mongo
@@ -23,56 +20,15 @@ from connectors.postgres import slots
 from connectors.postgres.client import Session, connect, translated
 from connectors.postgres.slots import WalFacts
 from consumers.mapping import spec
+from sync.lag.asked import Asked
 from sync.lag.judge import LagReport, Sample, judge
 from sync.settings import Settings
 
-#: so long one server is waited for at one look
-_PATIENCE_S = 2.5
 _KEPT_S = 75.0
 #: between the looks of one answer: of fewer there is no rate
 _LOOKS, _BETWEEN_S = 4, 0.7
 #: so many partitions are looked into for their first record at one look
 _PEEKED = 64
-Answer = TypeVar("Answer")
-
-
-class Asked(Generic[Answer]):
-    """One server, asked from a thread of its own: an answer, or why there is none."""
-
-    def __init__(self, name: str, question: Callable[[], Answer], close: Callable[[], None]) -> None:
-        self.name, self._question, self._close = name, question, close
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"ask {name}")
-        self._pending: Future[Answer] | None = None
-        self._since = 0.0
-
-    def ask(self, patience_s: float = _PATIENCE_S) -> tuple[Answer | None, str]:
-        """The answer, or None and the reason. One that has not answered is not asked again before it does."""
-        if self._pending is not None:
-            if not self._pending.done():
-                return None, f"{self.name} has not answered for {time.monotonic() - self._since:.0f} s"
-            self._pending = None  # too late to be true now
-        self._since = time.monotonic()
-        pending = self._pool.submit(self._answer)
-        try:
-            return pending.result(patience_s), ""
-        except TimeoutError:
-            self._pending = pending
-            return None, f"{self.name} has not answered for {patience_s:.0f} s"
-        except SyncError as error:
-            return None, error.what
-
-    def _answer(self) -> Answer:
-        try:
-            return self._question()
-        except SyncError:
-            self._close()  # by a new connection the next time
-            raise
-
-    def close(self) -> None:
-        """Close, unless it hangs: then the end of the process does."""
-        if self._pending is None or self._pending.done():
-            self._pool.submit(self._close)
-        self._pool.shutdown(wait=False, cancel_futures=False)
 
 
 class Servers:

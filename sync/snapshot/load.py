@@ -36,6 +36,7 @@ from connectors.settings import SourceEndpoint, TargetEndpoint
 from consumers.apply.decide import Put
 from consumers.apply.untangle import parked_id
 from consumers.apply.write import Arrays, RowWriter, by_ids, sort_key, sync_of, table_read
+from consumers.contracts import FullSpeed, Pace
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan
 from sync.settings import Limits
@@ -96,7 +97,9 @@ class Loader:
         log: Callable[..., None],
         slot_snapshot: ExportedSnapshot | None = None,
         replace_existing: bool = False,
+        pace: Pace | None = None,
     ) -> None:
+        self.pace = pace or FullSpeed()
         self.source, self.target, self.plan, self.limits, self.log = source, target, plan, limits, log
         self.db: Database = mongo.connect(target, name="tandem loader")
         self.run = f"load:{uuid.uuid4().hex[:12]}"
@@ -431,6 +434,8 @@ class _ChunkLoad:
         """One transaction with a piece; what is refused is found by halving and parked."""
         if not piece and not last:
             return
+        self.loader.go_on()
+        self.loader.pace.wait(len(piece), lambda: bool(self.loader._failed))
         self.loader.go_on()
 
         def work(tx: Transaction) -> None:

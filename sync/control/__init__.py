@@ -1,0 +1,1 @@
+"""Live control: pause, throttle, and a snapshot that gives way to the servers' real work."""
