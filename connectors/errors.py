@@ -199,6 +199,10 @@ class FileRefused(Refused):
     """A file that is to be written is there already, or cannot be written."""
 
 
+class AddressRefused(Refused):
+    """An address that is to be listened on is taken, or is not this machine's."""
+
+
 class NotParked(Refused):
     """Nothing is parked under this key."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from connectors.errors import SettingsInvalid
 from connectors.settings import ConnectEndpoint, KafkaEndpoint, SourceEndpoint, TargetEndpoint
@@ -33,7 +33,7 @@ NAMED_AFTER_SLOT = (
     ("kafka", "group_id"),
     ("connect", "connector"),
 )
-SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe")
+SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe", "dashboard")
 
 
 class Limits(BaseModel):
@@ -65,6 +65,20 @@ class Observe(BaseModel):
     log: Literal["auto", "human", "json"] = "auto"
 
 
+class Dashboard(BaseModel):
+    """The web page. Without a token it is read-only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    #: 0: any that is free.
+    port: int = Field(default=8787, ge=0, le=65_535)
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    #: So many seconds behind and the readiness gate is closed.
+    ready_below_s: float = Field(default=10.0, gt=0)
+
+
 class Settings(BaseModel):
     """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
@@ -76,6 +90,7 @@ class Settings(BaseModel):
     target: TargetEndpoint
     limits: Limits = Limits()
     observe: Observe = Observe()
+    dashboard: Dashboard = Dashboard()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -90,6 +105,7 @@ class Known(BaseModel):
     target: TargetEndpoint | None = None
     limits: Limits = Limits()
     observe: Observe = Observe()
+    dashboard: Dashboard = Dashboard()
     mapping: Path = Path("mapping.yaml")
 
 

@@ -208,11 +208,16 @@ def _kept(record: Record, code: str, most: int) -> Document:
 
 
 # -- outside of transactions -------------------------------------------------------------------------------------
-def all_parked(db: Database, *, ids: Sequence[str] | None = None, events: bool = True) -> list[Parked]:
-    """Every parked row, or those of these ids, the oldest first."""
+def all_parked(
+    db: Database, *, ids: Sequence[str] | None = None, events: bool = True, most: int | None = None
+) -> list[Parked]:
+    """Every parked row, or those of these ids, the oldest first; at most so many."""
     query = {} if ids is None else {"_id": {"$in": list(ids)}}
     with translated():
-        found = [Parked.of(d) for d in db[PARKED].find(query, None if events else _BRIEF)]
+        cursor = db[PARKED].find(query, None if events else _BRIEF)
+        if most is not None:
+            cursor = cursor.sort([("since", 1), ("_id", 1)]).limit(most)
+        found = [Parked.of(d) for d in cursor]
     return sorted(found, key=lambda p: (p.since_ms, p.id))
 
 

@@ -13,6 +13,7 @@ import typer
 from connectors.errors import Broken, Misused, NotComplete, SyncError
 from sync.cli import dead_letters, dev
 from sync.cli.control import pause, resume, throttle
+from sync.cli.dashboard import dashboard
 from sync.cli.demo import demo
 from sync.cli.init import init
 from sync.cli.lag import lag
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(dev.app, name="dev")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(dashboard)
 app.command()(demo)
 app.command()(init)
 app.command()(preflight)

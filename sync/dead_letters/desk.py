@@ -150,8 +150,10 @@ def chosen(
     *,
     collection: str | None = None,
     parked_class: str | None = None,
+    most: int | None = None,
 ) -> list[Listed]:
-    """Parked rows, the oldest first: all, or those of a collection and of a class. Raises Misused for unknown names."""
+    """Parked rows, the oldest first: all, or those of a collection and of a class; at most so many. Raises Misused for
+    unknown names."""
     if parked_class is not None and parked_class not in PARKED_CLASSES:
         raise Misused(
             f"'{parked_class}' is no class of parked rows", remedy=f"name one of: {', '.join(PARKED_CLASSES)}"
@@ -163,8 +165,11 @@ def chosen(
             remedy=f"name one of: {', '.join(fed)}",
         )
     of_topic = {p.topic: position.table for p, position in ledger.positions(db).items()}
-    found = []
-    for one in parked.all_parked(db, events=False):
+    found: list[Listed] = []
+    all_of_them = collection is None and parked_class is None
+    for one in parked.all_parked(db, events=False, most=most if all_of_them else None):
+        if most is not None and len(found) >= most:
+            break
         table = of_topic.get(one.table, one.table)
         listed = Listed(one, tuple(name for name, tables in fed.items() if table in tables))
         if parked_class in (None, one.parked_class) and (

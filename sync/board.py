@@ -1,0 +1,123 @@
+"""The composition root of the dashboard: gives the page's server what `sync.app` and the looks can say and do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+from connectors.errors import Misused
+from connectors.mongo import client as mongo
+from connectors.mongo import control as asked
+from connectors.mongo import ledger
+from connectors.mongo.client import Database
+from consumers.mapping import spec
+from sync import app
+from sync.dashboard import access, serve
+from sync.dashboard.feed import About, Feed, Sources
+from sync.dashboard.quiet import Quiet
+from sync.dashboard.server import Actions, build_of, page_files
+from sync.dead_letters import desk
+from sync.lag.watch import LagWatch
+from sync.settings import Settings
+from sync.snapshot.lease import LEASE_S
+
+Log = Callable[..., None]
+#: a page that is looked at waits for no server for long
+_TIMEOUT_MS = 2_000
+
+
+def dashboard(
+    settings: Settings,
+    log: Log,
+    listening: Callable[[str, bool], None],
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    token_file: Path | None = None,
+) -> None:
+    """Serve the web page until told to end. listening: told its address, and whether it takes changes.
+
+    host, port, token_file: before those of the settings. Raises AddressRefused, and what is wrong with the token or the
+    mapping file.
+    """
+    wished = settings.dashboard
+    host = wished.host if host is None else host
+    token = access.token_of(token_file, wished.token, wished.token_file, log)
+    watch = LagWatch(settings, notes=True)
+    quiet = Quiet(log)
+    about = About(
+        pipeline=settings.source.slot,
+        writes=token is not None,
+        control=True,
+        lag_below_s=wished.ready_below_s,
+        build=build_of(page_files()),
+    )
+    may = access.Access(token, access.is_loopback(host))
+    if not may.loopback:
+        log("whoever reaches this address sees the page", address=host)
+    with closing(serve.listen(host, wished.port if port is None else port)) as bound:
+        listening(serve.url_of(bound), token is not None)
+        serve.serve(bound, Feed(_sources(settings, watch), about, quiet), _actions(settings), may, quiet)
+
+
+def _sources(settings: Settings, watch: LagWatch) -> Sources:
+    return Sources(
+        lag=lambda: watch.look().as_dict(),
+        status=lambda: app.status(settings).as_dict(),
+        parked=lambda most: _parked(settings, most),
+        control=lambda: _asked_of_roles(settings),
+        close=watch.close,
+    )
+
+
+def _actions(settings: Settings) -> Actions:
+    return Actions(
+        retry=lambda keys: app.retry_dead_letters(settings, keys).as_dict(),
+        control=lambda action, limits: _steered(settings, action, limits),
+    )
+
+
+def _target(settings: Settings, stack: ExitStack) -> Database:
+    db = mongo.connect(settings.target, timeout_ms=_TIMEOUT_MS, name="tandem dashboard")
+    stack.callback(db.client.close)
+    return db
+
+
+def _parked(settings: Settings, most: int) -> list[Mapping[str, Any]]:
+    declared = spec.load(settings.mapping)
+    with ExitStack() as stack:
+        return [one.as_dict() for one in desk.chosen(_target(settings, stack), declared, most=most)]
+
+
+def _asked_of_roles(settings: Settings) -> dict[str, object]:
+    """What is asked of running processes now, and who goes slowly by itself."""
+    with ExitStack() as stack:
+        db = _target(settings, stack)
+        now, slowly = asked.control(db), asked.throttled(db, ledger.LOAD)
+        loads = ledger.load_lives(db, LEASE_S)
+    return {
+        "paused": sorted(now.paused),
+        "max_ops": now.max_ops,
+        "max_lag_s": now.max_lag_s,
+        "by": now.by,
+        "at": desk.moment(now.at_ms),
+        "throttled": [{"who": "snapshot", "why": slowly}] if slowly and loads else [],
+    }
+
+
+def _steered(settings: Settings, action: str, limits: Mapping[str, Any]) -> dict[str, object]:
+    """Pause, resume or throttle, as the page asks. Raises Misused for a role that there is not."""
+    which = limits.get("roles") or list(asked.ROLES)
+    if not isinstance(which, list) or not all(isinstance(role, str) for role in which):
+        raise Misused("roles has to be a list", remedy=f"name {' or '.join(asked.ROLES)}")
+    ops, lag_s = limits.get("max_ops"), limits.get("max_lag_s")
+    if action == "pause":
+        app.control(settings, pause=which)
+    elif action == "resume":
+        app.control(settings, resume=which)
+    else:
+        ops = None if ops is None else int(ops)
+        app.control(settings, max_ops=ops, max_lag_s=lag_s, unlimited=ops is None and lag_s is None)
+    return _asked_of_roles(settings)
