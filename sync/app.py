@@ -333,7 +333,7 @@ class Consumers:
                 tell = lambda at: self.log("metrics", at=at)  # noqa: E731
                 stack.enter_context(Served(self.counted.registry, self.metrics, tell))
                 stack.enter_context(_pipeline_metrics(self.settings, self.counted, self.log))
-            stack.enter_context(roles.consumer(self.settings, self.pace, self.log))
+            stack.enter_context(roles.consumer(self.settings, self.name, self.pace, self.log))
             while True:
                 try:
                     self._follow(stop)

@@ -52,3 +52,9 @@ def last_confirmed(db: Database) -> Lsn | None:
     with translated():
         known = db[STATE].find_one({"_id": _ID}, {"confirmed": 1}) or {}
     return Lsn(known["confirmed"]) if "confirmed" in known else None
+
+
+def missing_since(db: Database | None) -> str:
+    """What is in no event, where a slot is gone, for people."""
+    confirmed = last_confirmed(db) if db is not None else None
+    return "changes since then are in no event" + (f", those after {confirmed}" if confirmed else "")

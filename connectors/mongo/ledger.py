@@ -36,6 +36,8 @@ ANCHORS = "_tandem_anchors"
 WORKERS = "_tandem_workers"
 STATE = "_tandem_state"
 OWN = (POSITIONS, CLAIMS, CHUNKS, WALKS, PARKED, JOBS, ANCHORS, WORKERS, STATE)
+#: a consumer whose process was not heard of for so long is dead
+SILENT_AFTER_S = 5.0
 #: the holder of a table from setup on, until a load takes it
 UNLOADED = "load:none"
 #: what the holder of a table begins with, and the `_id` of what is known of the one that runs, or ran last: a load; a
@@ -150,25 +152,48 @@ def register_worker(
             {"_id": worker},
             {
                 "$set": {"lsid": lsid["id"], "partitions": [p.id for p in partitions]},
-                "$currentDate": {"seen": True},
+                "$currentDate": {"seen": True, "alive": True},
             },
             upsert=True,
         )
 
 
 def seen(db: Database, worker: str) -> None:
-    """A worker says that it is alive."""
+    """A worker says that it gets on with its work."""
     with translated():
         db[WORKERS].update_one({"_id": worker}, {"$currentDate": {"seen": True}})
 
 
-def workers(db: Database, within_s: float) -> tuple[list[Document], list[Document]]:
-    """Registered workers: those heard of within this time, and the silent ones. The clock is MongoDB's."""
+def beats(db: Database, worker: str) -> None:
+    """A worker's process says that it lives, whatever its work waits for."""
     with translated():
-        now = db.command("hello")["localTime"]
-        found = list(db[WORKERS].find({}))
-    alive = [w for w in found if _ms(now) - _ms(w["seen"]) < within_s * 1_000]
-    return alive, [w for w in found if w not in alive]
+        db[WORKERS].update_one({"_id": worker}, {"$currentDate": {"alive": True}})
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A running consumer. alive_s, seen_s: since its process, and its work, were heard of; by MongoDB's clock."""
+
+    name: str
+    partitions: int
+    alive_s: float
+    seen_s: float
+
+
+def workers(db: Database) -> list[Registered]:
+    """All that are registered, also those that have died since."""
+    with translated():
+        now = _ms(db.command("hello")["localTime"])
+        found = list(db[WORKERS].find({}).sort("_id", 1))
+    return [
+        Registered(
+            str(w["_id"]),
+            len(w["partitions"]),
+            max(0, now - _ms(w["alive"] if "alive" in w else w["seen"])) / 1_000,
+            max(0, now - _ms(w["seen"])) / 1_000,
+        )
+        for w in found
+    ]
 
 
 def load_lives(db: Database, within_s: float, kind: str = LOAD) -> bool:

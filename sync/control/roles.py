@@ -17,8 +17,6 @@ from sync.control.pulse import Every, Log, Pulse, timed_ms
 from sync.settings import Settings
 
 _HEAR_EVERY_S, _NOTE_EVERY_S, _PROBE_EVERY_S, _GUARD_EVERY_S = 0.4, 1.0, 1.0, 5.0
-#: a consumer that was not heard of for so long does not share the rate
-_SILENT_AFTER_S = 20.0
 
 
 class _Links:
@@ -56,8 +54,8 @@ class _Links:
             self._session.close()
 
 
-def consumer(settings: Settings, pace: Pace, log: Log) -> Pulse:
-    """Hears an operator, notes the WAL, and sees to the connector."""
+def consumer(settings: Settings, name: str, pace: Pace, log: Log) -> Pulse:
+    """Says that it lives, hears an operator, notes the WAL, and sees to the connector."""
     links = _Links(settings, "tandem consumer pulse")
     counted, processes = 0.0, 1
 
@@ -66,7 +64,8 @@ def consumer(settings: Settings, pace: Pace, log: Log) -> Pulse:
         asked = control.control(links.db)
         if asked.max_ops is not None and time.monotonic() - counted > 2:
             counted = time.monotonic()
-            processes = len(ledger.workers(links.db, _SILENT_AFTER_S)[0])
+            known = ledger.workers(links.db)
+            processes = sum(w.alive_s < ledger.SILENT_AFTER_S for w in known)
         pace.follow(asked, processes)
 
     def note() -> None:
@@ -78,6 +77,7 @@ def consumer(settings: Settings, pace: Pace, log: Log) -> Pulse:
     return Pulse(
         [
             Every("live control", _HEAR_EVERY_S, hear, log),
+            Every("saying that it lives", _NOTE_EVERY_S, lambda: ledger.beats(links.db, name), log),
             Every("noting the WAL", _NOTE_EVERY_S, note, log),
             Every("the connector", _GUARD_EVERY_S, guardian.look, log),
         ],

@@ -26,7 +26,8 @@ from sync.lag.phase import phase_of
 from sync.lag.token import Ledger, demand_topics, read_ledger
 from sync.settings import Settings
 
-_SILENT_AFTER_S = 20.0
+#: a consumer that lives, but has not moved for so long, waits for something
+_STUCK_AFTER_S = 30.0
 _ORDER = (
     "PostgreSQL", "publication", "Connect", "Kafka", "MongoDB", "consumers", "control", "snapshot", "reload", "machine"
 )  # fmt: skip
@@ -216,23 +217,19 @@ def _slot(settings: Settings, session: Session, db: Database | None, report: Sta
     slot = slots.slot_facts(session, name)
     if slot is None:
         if any(c.phase in ("loading", "reloading", "streaming") for c in report.collections):
-            return Part("PostgreSQL", False, f"the slot {name} is gone: {missing_since(db)}", _HEAL)
+            return Part("PostgreSQL", False, f"the slot {name} is gone: {clock.missing_since(db)}", _HEAL)
         return Part("PostgreSQL", False, f"there is no slot {name}", "run `tandem setup`")
     report.wal_bytes = max(0, slots.wal_position(session) - slot.confirmed)
     report.checkpoint = str(slot.confirmed)
     retained = f"{slot.retained_bytes / 1e6:.1f} MB of WAL retained"
     if slot.wal_status == "lost":
-        lost = f"the slot {name} is lost, PostgreSQL has removed WAL that it needed: {missing_since(db)}"
+        lost = (
+            f"the slot {name} is lost, PostgreSQL has removed WAL that it needed: {clock.missing_since(db)}"
+        )
         return Part("PostgreSQL", False, lost, _HEAL)
     if not slot.active:
         return Part("PostgreSQL", False, f"nobody streams from the slot {name}; {retained}", "see Connect")
     return Part("PostgreSQL", True, f"the slot {name} streams; {retained}")
-
-
-def missing_since(db: Database | None) -> str:
-    """What is in no event, where a slot is gone."""
-    confirmed = clock.last_confirmed(db) if db is not None else None
-    return "changes since then are in no event" + (f", those after {confirmed}" if confirmed else "")
 
 
 def machine() -> Part:
@@ -394,10 +391,22 @@ def _kafka(
 def _consumers(db: Database | None, report: StatusReport) -> Part:
     if db is None:
         return Part("consumers", None, "unknown, as MongoDB does not answer")
-    alive, silent = ledger.workers(db, _SILENT_AFTER_S)
-    assigned = sum(len(w["partitions"]) for w in alive)
-    report.members = [{"name": w["_id"], "partitions": len(w["partitions"])} for w in alive]
-    gone = f"; {len(silent)} silent for more than {_SILENT_AFTER_S:.0f} s" if silent else ""
+    known = ledger.workers(db)
+    alive = [w for w in known if w.alive_s < ledger.SILENT_AFTER_S]
+    stuck = [w for w in alive if w.seen_s > _STUCK_AFTER_S]
+    report.members = [
+        {"name": w.name, "partitions": w.partitions, "alive": w in alive, "worked_s_ago": round(w.seen_s, 1)}
+        for w in known
+    ]
+    gone = (
+        f"; {len(known) - len(alive)} silent for more than {ledger.SILENT_AFTER_S:.0f} s"
+        if len(known) > len(alive)
+        else ""
+    )
     if not alive:
         return Part("consumers", False, f"none runs{gone}", "start `tandem run`")
-    return Part("consumers", True, f"{len(alive)} run, with {assigned} partitions{gone}")
+    what = f"{len(alive)} run, with {sum(w.partitions for w in alive)} partitions{gone}"
+    if stuck:
+        what += f"; {stuck[0].name} has not got on for {stuck[0].seen_s:.0f} s"
+        return Part("consumers", False, what, "see its log: it says what it waits for")
+    return Part("consumers", True, what)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from connectors.errors import NotComplete, NotSetUp, SettingsInvalid, SlotLost, SourceReplaced
 from connectors.kafka.admin import Admin
-from connectors.mongo import ledger
+from connectors.mongo import clock, ledger
 from connectors.mongo.client import Database
 from connectors.mongo.ledger import Position
 from connectors.mongo.transaction import Transaction, Transactions
@@ -200,8 +200,9 @@ class Completeness:
     def _slot_facts(self) -> slots.SlotFacts:
         slot = slots.slot_facts(self.session, self.slot)
         if slot is None or slot.wal_status == "lost":
+            how = "gone" if slot is None else "lost, PostgreSQL has removed WAL that it needed"
             raise SlotLost(
-                f"the slot {self.slot} is {'gone' if slot is None else 'lost'}: changes since then are in no event",
+                f"the slot {self.slot} is {how}: {clock.missing_since(self.db)}",
                 remedy="run `tandem heal`: it makes a new slot and reads every row again; then start the consumers",
             )
         self._is_ours(slot)
