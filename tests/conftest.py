@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from sync.dev.state import Addresses
+from tests.support import secrets
 from tests.support import stack as servers
 from tests.support.stack import Own
 
@@ -33,6 +34,14 @@ def stack(pytestconfig: pytest.Config) -> Iterator[Addresses]:
     """A whole stack, one for all tests of the session. Without one the tests that need it fail."""
     with servers.started(pytestconfig.getoption("--stack")) as addresses:
         yield addresses
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_password_in_any_log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whatever a test has run: its logs are looked through when all are over."""
+    yield
+    told = secrets.told(tmp_path_factory.getbasetemp())
+    assert not told, f"a password is in these logs: {told}"
 
 
 @pytest.fixture

@@ -136,6 +136,48 @@ def test_an_outage_of_any_component_is_told_and_got_over(breakable: Stack, tmp_p
             assert "Traceback" not in consumer.text()
 
 
+def test_a_slot_that_has_lost_wal_is_told_with_what_is_missing_and_healed(
+    breakable: Stack, tmp_path: Path
+) -> None:
+    with own_names(breakable.up()) as own:
+        operator = Operator(own, tmp_path)
+        operator.ready()
+        with operator.running() as consumer:
+            operator.execute("UPDATE people SET name = name || ' seen'")
+            operator.agrees()
+            breakable.kill(Component.CONNECT)
+            operator.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+            operator.execute("SELECT pg_reload_conf()")
+            try:
+                operator.execute("UPDATE people SET name = name || ' missed'")
+                until(lambda: _lost(operator), within=60)
+                until(lambda: not consumer.alive, within=40)
+                assert consumer.child.returncode == 1
+                breakable.start(Component.CONNECT)
+                for command in ("wait-for now --timeout 10", "run", "setup"):
+                    told = operator.refused(*command.split())
+                    assert (told["error"], told["exit"]) == ("SlotLost", 1)
+                    assert "tandem heal" in told["remedy"]
+                told = operator.status()["PostgreSQL"]
+                assert re.search(r"is lost, .* those after [0-9A-F]+/[0-9A-F]+", told["what"]), told
+                assert operator.tandem.json("lag", check=False)["slot"]["wal_status"] == "lost"
+            finally:
+                operator.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+                operator.execute("SELECT pg_reload_conf()")
+        operator.tandem.run("heal", timeout_s=240)
+        with operator.running():
+            operator.agrees()
+
+
+def _lost(operator: Operator) -> bool:
+    """Write a segment of WAL and let PostgreSQL remove what it need not keep."""
+    operator.execute("SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()")
+    operator.execute("CHECKPOINT")
+    with psycopg.connect(operator.own.addresses.postgres_dsn) as session:
+        query = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = %s"
+        return session.execute(query, [operator.own.name]).fetchone() == ("lost",)
+
+
 def _runs(operator: Operator) -> bool:
     components = operator.tandem.json("health", check=False)["components"]
     return bool(next(p["ok"] for p in components if p["name"] == "consumers"))

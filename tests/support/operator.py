@@ -16,11 +16,11 @@ import psycopg
 from psycopg import conninfo
 from pymongo import MongoClient
 
+from tests.support.secrets import SECRET
 from tests.support.stack import Own
 from tests.support.tandem import Process, Tandem
 from tests.support.until import until
 
-SECRET = "xyzzy-secret"
 MAPPING = """\
 version: 1
 collections:

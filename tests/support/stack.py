@@ -21,6 +21,7 @@ from pymongo import MongoClient
 
 from sync.dev.stack import Stack
 from sync.dev.state import Addresses
+from tests.support import secrets
 from tests.support.until import until
 
 
@@ -70,8 +71,10 @@ def embedded() -> Iterator[Stack]:
     try:
         yield stack
     finally:
+        told = secrets.told(folder)
         stack.down(purge=True)
         shutil.rmtree(folder)
+        assert not told, f"a password is in these logs: {told}"
 
 
 def external(environ: Mapping[str, str]) -> Addresses:
