@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from connectors.errors import Misused
 from connectors.mongo import client as mongo
 from connectors.mongo import control as asked
-from connectors.mongo import ledger
-from connectors.mongo.client import Database
 from consumers.mapping import spec
 from sync import app
 from sync.dashboard import access, serve
@@ -21,7 +19,6 @@ from sync.dashboard.server import Actions, build_of, page_files
 from sync.dead_letters import desk
 from sync.lag.watch import LagWatch
 from sync.settings import Settings
-from sync.snapshot.lease import LEASE_S
 
 Log = Callable[..., None]
 #: a page that is looked at waits for no server for long
@@ -67,7 +64,6 @@ def _sources(settings: Settings, watch: LagWatch) -> Sources:
         lag=lambda: watch.look().as_dict(),
         status=lambda: app.status(settings).as_dict(),
         parked=lambda most: _parked(settings, most),
-        control=lambda: _asked_of_roles(settings),
         close=watch.close,
     )
 
@@ -79,32 +75,23 @@ def _actions(settings: Settings) -> Actions:
     )
 
 
-def _target(settings: Settings, stack: ExitStack) -> Database:
-    db = mongo.connect(settings.target, timeout_ms=_TIMEOUT_MS, name="tandem dashboard")
-    stack.callback(db.client.close)
-    return db
-
-
 def _parked(settings: Settings, most: int) -> list[Mapping[str, Any]]:
-    declared = spec.load(settings.mapping)
-    with ExitStack() as stack:
-        return [one.as_dict() for one in desk.chosen(_target(settings, stack), declared, most=most)]
-
-
-def _asked_of_roles(settings: Settings) -> dict[str, object]:
-    """What is asked of running processes now, and who goes slowly by itself."""
-    with ExitStack() as stack:
-        db = _target(settings, stack)
-        now, slowly = asked.control(db), asked.throttled(db, ledger.LOAD)
-        loads = ledger.load_lives(db, LEASE_S)
-    return {
-        "paused": sorted(now.paused),
-        "max_ops": now.max_ops,
-        "max_lag_s": now.max_lag_s,
-        "by": now.by,
-        "at": desk.moment(now.at_ms),
-        "throttled": [{"who": "snapshot", "why": slowly}] if slowly and loads else [],
-    }
+    """The oldest, without values: anybody may read the page."""
+    db = mongo.connect(settings.target, timeout_ms=_TIMEOUT_MS, name="tandem dashboard")
+    try:
+        found = desk.chosen(db, spec.load(settings.mapping), most=most)
+    finally:
+        db.client.close()
+    return [
+        {
+            "key": one.parked.id,
+            "collection": ", ".join(one.collections) or None,
+            "class": one.parked.parked_class,
+            "since": desk.moment(one.parked.since_ms),
+            "reason": one.parked.reason,
+        }
+        for one in found
+    ]
 
 
 def _steered(settings: Settings, action: str, limits: Mapping[str, Any]) -> dict[str, object]:
@@ -120,4 +107,4 @@ def _steered(settings: Settings, action: str, limits: Mapping[str, Any]) -> dict
     else:
         ops = None if ops is None else int(ops)
         app.control(settings, max_ops=ops, max_lag_s=lag_s, unlimited=ops is None and lag_s is None)
-    return _asked_of_roles(settings)
+    return {"ok": True}

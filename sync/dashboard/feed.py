@@ -35,13 +35,13 @@ NUMBERS = ("wal_bytes", "records", "seconds", "parked")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is asked, each by one thread only. lag and status answer in the form of their `--json`."""
+    """What is asked, each by one thread only. lag and status answer in the form of their `--json`; status has what was
+    asked of running roles in it, as `control`."""
 
     lag: Callable[[], Part]
     status: Callable[[], Part]
     #: at most so many, the oldest first, in the form of `dead-letters list --json`
     parked: Callable[[int], Sequence[Part]]
-    control: Callable[[], Part | None] = lambda: None
     cutover: Callable[[], Part | None] = lambda: None
     close: Callable[[], None] = lambda: None
 
@@ -76,7 +76,6 @@ class _Answer:
     status: Part | None = None
     status_at: float | None = None
     parked_rows: tuple[Part, ...] | None = None
-    control: Part | None = None
     cutover: Part | None = None
 
 
@@ -169,16 +168,15 @@ class Feed:
 
     def _document(self) -> dict[str, object]:
         found, now = self._answer, self.clock()
-        seen = Seen(
-            found.lag, found.status, found.control, _age(now, found.lag_at), _age(now, found.status_at)
-        )
+        control = (found.status or {}).get("control")
+        seen = Seen(found.lag, found.status, control, _age(now, found.lag_at), _age(now, found.status_at))
         return {
             "at": _iso(now),
             "lag": found.lag,
             "status": found.status,
             "ages": {"lag": seen.lag_age_s, "status": seen.status_age_s},
             "parked_rows": found.parked_rows,
-            "control": found.control,
+            "control": control,
             "gate": judge(seen, self.about.lag_below_s).as_dict(),
             "cutover": found.cutover,
             "point": self.history.last(),
@@ -203,9 +201,8 @@ class Feed:
         while not self._stop.is_set():
             self._early.clear()
             began = time.monotonic()
-            control, _ = self._asked("control", self.sources.control)
             cutover, _ = self._asked("cutover", self.sources.cutover)
-            self._put(control=control, cutover=cutover)
+            self._put(cutover=cutover)
             status, why = self._asked("status", self.sources.status)
             self._put(status=status or _unknown_status(why), status_at=self.clock())
             if status is not None:

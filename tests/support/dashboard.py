@@ -83,9 +83,7 @@ class Fake:
     closed: bool = False
 
     def sources(self) -> Sources:
-        return Sources(
-            self._lag, lambda: _said(self.status), self._parked, lambda: self.control, close=self._close
-        )
+        return Sources(self._lag, self._status, self._parked, close=self._close)
 
     def actions(self) -> Actions:
         def retry(keys: Sequence[str] | None) -> Doc:
@@ -115,6 +113,9 @@ class Fake:
     def _lag(self) -> Doc:
         self.looks += 1
         return _said(self.lag)
+
+    def _status(self) -> Doc:
+        return {**_said(self.status), "control": self.control}
 
     def _parked(self, most: int) -> list[Doc]:
         if isinstance(self.parked, Exception):

@@ -189,7 +189,7 @@ def test_a_large_body_is_413_whether_it_says_so_or_not(fake: Fake) -> None:
 )
 def test_a_wrong_token_is_401_and_in_no_log(fake: Fake, header: str) -> None:
     with client(fake) as http:
-        answer = http.post("/api/retry", json={"all": True}, headers={"Authorization": header.encode()})
+        answer = http.post("/api/retry", json={"all": True}, headers=[(b"Authorization", header.encode())])
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     assert fake.asked == []

@@ -33,12 +33,17 @@ function made(chart) {
   const lines = chart.lines.map((line) => svg("path", { class: `line ${line}`, fill: "none" }));
   const area = chart.lines.length === 1 ? [svg("path", { class: "area" })] : [];
   const picture = svg("svg", { class: "plot", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true" },
-    svg("g", { class: "gaps" }), svg("path", { class: "gridlines" }), ...area, svg("path", { class: "limit" }), ...lines, svg("path", { class: "cursor" }));
-  const key = chart.names ? el("span", { class: "legend" }, ...chart.lines.map((l) => el("span", { class: `k ${l}` }, el("i"), chart.names[l]))) : "";
+    hatch(chart.key), svg("g", { class: "gaps", fill: `url(#hatch-${chart.key})` }), svg("path", { class: "gridlines" }), ...area, svg("path", { class: "limit" }), ...lines, svg("path", { class: "cursor" }));
+  const key = chart.names ? el("span", { class: "legend" }, ...chart.lines.map((l) => el("span", { class: `k ${l}` }, el("i"), `${chart.names[l]} `, el("b", { class: `v-${l}` })))) : "";
   return el("figure", { class: "panel chart", id: `chart-${chart.key}` },
     el("figcaption", {}, el("span", { class: "title" }, chart.title), key, el("span", { class: "now" })),
     el("div", { class: "frame", role: "img" }, picture, el("span", { class: "y top" }), el("span", { class: "y mid" }), el("span", { class: "limit-label" })),
     el("div", { class: "x", "aria-hidden": "true" }, el("span", {}, "15 min ago"), el("span", {}, "10"), el("span", {}, "5"), el("span", {}, "now")));
+}
+
+function hatch(key) {
+  return svg("defs", {}, svg("pattern", { id: `hatch-${key}`, width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+    svg("rect", { class: "hatch", width: 3, height: 7 })));
 }
 
 function nice(value) {
@@ -83,8 +88,11 @@ function draw(chart, element, now) {
   mark(part(element, "gridlines"), "d", `M0 ${fixed(y(most))}H${W}M0 ${fixed(y(most / 2))}H${W}M0 ${fixed(y(0))}H${W}`);
   const within = known(limit) && limit <= most;
   mark(part(element, "limit"), "d", within ? `M0 ${fixed(y(limit))}H${W}` : "");
-  put(part(element, "limit-label"), within && limit < most * 0.85 ? `ready below ${limit} s` : "");
-  if (within) part(element, "limit-label").style.top = `${(100 * y(limit)) / H}%`;
+  put(part(element, "limit-label"), within ? `ready below ${limit} s` : "");
+  if (within) {
+    part(element, "limit-label").style.top = `${(100 * y(limit)) / H}%`;
+    mark(part(element, "limit-label"), "data-high", limit > most * 0.85 ? "yes" : null);
+  }
   put(part(element, "top"), chart.tell(most));
   put(part(element, "mid"), chart.tell(most / 2));
   readout(chart, element, now);
@@ -120,8 +128,9 @@ function nearest(t) {
 
 function readout(chart, element, now) {
   const at = looked === null ? points.at(-1) : nearest(now - SPAN * (1 - looked));
-  const text = chart.lines.map((l) => `${chart.names ? `${chart.names[l]} ` : ""}${chart.tell(at?.[l])}`).join("  ");
-  put(part(element, "now"), looked === null ? text : `${at ? clock(at.t) : "not looked"}  ${at ? text : ""}`);
+  const time = looked === null ? "" : at ? clock(at.t) : "not looked";
+  if (chart.names) for (const l of chart.lines) put(part(element, `v-${l}`), chart.tell(at?.[l]));
+  put(part(element, "now"), chart.names ? time : [time, chart.tell(at?.[chart.key])].filter(Boolean).join("  "));
   mark(part(element, "cursor"), "d", looked === null ? "" : `M${fixed(W * looked)} 0V${H}`);
 }
 

@@ -9,14 +9,14 @@ export function drawControl(state) {
   if (!control) return;
   const told = [];
   if (control.paused?.length) told.push(`Paused: ${control.paused.join(", ")}`);
-  if (known(control.max_ops)) told.push(`At most ${count(control.max_ops)} operations a second`);
-  if (known(control.max_lag_s)) told.push(`Gives way above ${control.max_lag_s} s behind`);
+  if (known(control.max_ops)) told.push(`At most ${count(control.max_ops)} rows a second`);
+  if (known(control.max_lag_s)) told.push(`The snapshot waits while the stream is ${control.max_lag_s} s behind`);
   for (const one of control.throttled ?? []) told.push(`${one.who} waits: ${one.why}`);
   if (!told.length) told.push("Everything runs at full speed");
   const who = control.by ? ` (${control.by}${control.at ? `, ${new Date(control.at).toLocaleString()}` : ""})` : "";
   put($("control-state"), `${told.join(". ")}${who}.`);
   const may = state.server.writes && state.server.control;
-  for (const id of ["pause", "resume", "throttle"]) show($(id), may);
+  for (const id of ["control-buttons", "throttle"]) show($(id), may);
 }
 
 export function wireControl(act) {
@@ -26,6 +26,6 @@ export function wireControl(act) {
     event.preventDefault();
     const text = $("max-ops").value.trim();
     const limit = text === "" ? null : Number(text);
-    act({ action: "throttle", max_ops: limit }, event.submitter, limit === null ? "No limit." : `At most ${count(limit)} operations a second.`);
+    act({ action: "throttle", max_ops: limit }, event.submitter, limit === null ? "No limit." : `At most ${count(limit)} rows a second.`);
   });
 }

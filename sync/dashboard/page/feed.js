@@ -28,8 +28,8 @@ export class Feed {
   take(event) {
     this.last = performance.now();
     this.tries = 0;
-    this.set("live");
     this.onState(JSON.parse(event.data));
+    this.set("live");
   }
 
   // A browser's own reconnecting gives up at the first refusal: a restart of the server would end this page.

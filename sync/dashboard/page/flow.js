@@ -12,7 +12,7 @@ const ICONS = {
 };
 
 const STATIONS = [
-  { name: "PostgreSQL", title: "PostgreSQL", waits: ({ lag }) => known(lag?.slot?.retained_bytes) && `${bytes(lag.slot.retained_bytes)} of WAL kept for the slot` },
+  { name: "PostgreSQL", title: "PostgreSQL", waits: ({ lag }) => known(lag?.slot?.retained_bytes) && `${bytes(lag.slot.retained_bytes)} of WAL kept` },
   { name: "Connect", title: "Debezium", sub: "Kafka Connect", arrow: "WAL written", waits: ({ lag }) => known(lag?.wal_bytes) && `${bytes(lag.wal_bytes)} to read`,
     flow: (lag) => [lag.rates.wal_bytes_in, byteRate(lag.rates.wal_bytes_in)] },
   { name: "Kafka", title: "Kafka", arrow: "records in", waits: ({ lag }) => known(lag?.records) && `${count(lag.records)} records wait`,
@@ -70,6 +70,32 @@ export function drawFlow(state) {
     }
   });
   const others = [...components.values()].filter((c) => !STATIONS.some((s) => s.name === c.name) && c !== everything);
-  show($("notice"), others.length > 0);
-  put($("notice"), others.map((c) => `${SIGN[okOf(c.ok)]} ${c.name}: ${c.what}${c.remedy ? ` (${c.remedy})` : ""}`).join("; "));
+  keyed($("others"), others, (c) => c.name,
+    () => el("li", {}, el("span", { class: "sign", "aria-hidden": "true" }), el("strong", { class: "name" }), el("span", { class: "sr word" }), el("span", { class: "told-of" })),
+    (item, c) => {
+      const ok = okOf(c.ok);
+      mark(item, "data-ok", ok);
+      put(part(item, "sign"), SIGN[ok]);
+      put(part(item, "name"), c.name);
+      put(part(item, "word"), WORD[ok]);
+      put(part(item, "told-of"), `${c.what}${ok !== "true" && c.remedy ? ` → ${c.remedy}` : ""}`);
+    });
+  drawBypass(state);
+}
+
+// How far the snapshot is: chunks of all collections that are not loaded to their end. Null: nothing is loading.
+export function loading(state) {
+  const all = (state.status?.collections ?? []).filter((c) => ["unloaded", "loading", "reloading"].includes(c.phase));
+  if (!all.length) return null;
+  const chunks = all.reduce((n, c) => n + c.chunks, 0), done = all.reduce((n, c) => n + c.chunks_done, 0);
+  return { collections: all.length, chunks, done, begun: all.some((c) => c.phase !== "unloaded") };
+}
+
+function drawBypass(state) {
+  const found = loading(state);
+  show($("bypass"), found !== null);
+  if (!found) return;
+  put($("bypass-words"), found.chunks ? `reads PostgreSQL into MongoDB: ${count(found.done)} of ${count(found.chunks)} chunks of ${count(found.collections)} collections` : "has not begun");
+  $("bypass-bar").value = found.chunks ? found.done / found.chunks : 0;
+  put($("bypass-percent"), found.chunks ? `${Math.floor((100 * found.done) / found.chunks)}%` : "");
 }

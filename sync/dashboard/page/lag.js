@@ -1,6 +1,7 @@
 // The verdict in words, and the four numbers.
 
 import { $, el, keyed, mark, part, put } from "./dom.js";
+import { loading } from "./flow.js";
 import { byteRate, bytes, count, duration, known, rate, seconds } from "./format.js";
 
 const VERDICTS = {
@@ -33,13 +34,7 @@ function made(tile) {
 export function drawLag(state) {
   const lag = state.lag;
   if (!lag) return;
-  const { state: trend, seconds: left } = lag.catch_up;
-  const [sign, words] = VERDICTS[trend] ?? VERDICTS.unknown;
-  const verdict = $("verdict");
-  mark(verdict, "data-state", trend);
-  put(part(verdict, "sign"), sign);
-  put(part(verdict, "text"), words);
-  put(part(verdict, "more"), trend === "catching_up" && known(left) ? `about ${duration(left)} to go` : trend === "unknown" ? (lag.unknown.seconds ?? "") : "");
+  drawVerdict(state, lag);
   keyed($("tiles"), TILES, (tile) => tile.key, made, (element, tile) => {
     const value = lag[tile.key];
     const [text, unit] = known(value) ? tile.text(value) : ["unknown", ""];
@@ -51,4 +46,21 @@ export function drawLag(state) {
     const why = known(value) ? tile.more(lag, state.server) : lag.unknown[tile.key] ?? "it could not be found out";
     put(part(element, "more"), why);
   });
+}
+
+function drawVerdict(state, lag) {
+  const { state: trend, seconds: left } = lag.catch_up;
+  let [sign, words] = VERDICTS[trend] ?? VERDICTS.unknown;
+  let more = trend === "catching_up" && known(left) ? `about ${duration(left)} to go` : trend === "unknown" ? lag.unknown.seconds ?? "" : "";
+  let shown = trend;
+  const load = loading(state);
+  if (load && trend === "caught_up") { // of a stream that has nothing to do yet, that would be half the truth
+    [sign, words, shown] = load.begun ? ["↓", "Loading", "catching_up"] : ["–", "Not loaded yet", "unknown"];
+    more = `the stream is caught up; ${load.collections} ${load.collections === 1 ? "collection" : "collections"} to load`;
+  }
+  const verdict = $("verdict");
+  mark(verdict, "data-state", shown);
+  put(part(verdict, "sign"), sign);
+  put(part(verdict, "text"), words);
+  put(part(verdict, "more"), more);
 }
