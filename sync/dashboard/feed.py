@@ -23,6 +23,9 @@ from sync.dashboard.quiet import Quiet
 
 LOOK_EVERY_S = 1.0
 STATUS_EVERY_S = 3.0
+#: a status that takes long is asked less often, so that it costs its servers a quarter of their time at most; but never
+#: so seldom that its numbers count as old
+_REST, _REST_S = 3.0, 8.0
 #: parked rows that a page lists
 SHOWN = 50
 #: how long the end waits for a look that is under way
@@ -207,7 +210,8 @@ class Feed:
             self._put(status=status or _unknown_status(why), status_at=self.clock())
             if status is not None:
                 self._put(parked_rows=self._parked(status))
-            self._early.wait(max(0.05, self.status_every_s - (time.monotonic() - began)))
+            took = time.monotonic() - began
+            self._early.wait(max(0.05, self.status_every_s - took, min(_REST * took, _REST_S)))
 
     def _parked(self, status: Part) -> tuple[Part, ...] | None:
         """The rows, asked for only when there are any. None: unknown."""

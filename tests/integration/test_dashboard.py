@@ -219,7 +219,7 @@ def test_a_page_outlives_the_server(on: Pipeline, window: Browser, tmp_path: Pat
     port = free_port()
     with dashboard(on, port) as (url, process):
         opened(window, url)
-        assert window.text("#link") == "live, read-only"
+        until(lambda: window.text("#link") == "live, read-only")
         assert window.js("return document.querySelector('#unlock').hidden")
         assert httpx.post(f"{url}/api/retry", json={"all": True}).status_code == 403
         busy = on.tandem.run("dashboard", "--port", str(port), check=False)

@@ -23,6 +23,13 @@ export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+// Text of the server's in which `commands` stand between backticks.
+export function tell(element, text) {
+  if (element.dataset.told === text) return;
+  element.dataset.told = text;
+  element.replaceChildren(...text.split("`").map((piece, n) => (n % 2 ? el("code", {}, piece) : piece)).filter((piece) => piece !== ""));
+}
+
 export function mark(element, name, value) {
   if (value === null || value === undefined) element.removeAttribute(name);
   else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);

@@ -1,6 +1,6 @@
 // The way of a change, as a picture: five stations, four arrows, what waits at each and how fast it moves.
 
-import { $, el, keyed, mark, part, put, show, svg } from "./dom.js";
+import { $, el, keyed, mark, part, put, show, svg, tell } from "./dom.js";
 import { byteRate, bytes, count, known, okOf, rate, SIGN, WORD } from "./format.js";
 
 const ICONS = {
@@ -56,8 +56,8 @@ export function drawFlow(state) {
     put(part(element, "sign"), SIGN[ok]);
     put(part(element, "word"), WORD[ok]);
     put(part(element, "waits"), station.waits(state) || "");
-    put(part(element, "said"), found ? found.what : "not asked yet");
-    put(part(element, "remedy"), ok !== "true" && found?.remedy ? found.remedy : "");
+    tell(part(element, "said"), found ? found.what : "not asked yet");
+    tell(part(element, "remedy"), ok !== "true" && found?.remedy ? found.remedy : "");
     if (!station.flow || !state.lag) return;
     const [value, text] = station.flow(state.lag);
     put(part(element, "rate"), text);
@@ -78,7 +78,7 @@ export function drawFlow(state) {
       put(part(item, "sign"), SIGN[ok]);
       put(part(item, "name"), c.name);
       put(part(item, "word"), WORD[ok]);
-      put(part(item, "told-of"), `${c.what}${ok !== "true" && c.remedy ? ` → ${c.remedy}` : ""}`);
+      tell(part(item, "told-of"), `${c.what}${ok !== "true" && c.remedy ? ` → ${c.remedy}` : ""}`);
     });
   drawBypass(state);
 }
@@ -95,7 +95,7 @@ function drawBypass(state) {
   const found = loading(state);
   show($("bypass"), found !== null);
   if (!found) return;
-  put($("bypass-words"), found.chunks ? `reads PostgreSQL into MongoDB: ${count(found.done)} of ${count(found.chunks)} chunks of ${count(found.collections)} collections` : "has not begun");
+  put($("bypass-words"), found.chunks ? `reads PostgreSQL into MongoDB: ${count(found.done)} of ${count(found.chunks)} chunks of ${count(found.collections)} ${found.collections === 1 ? "collection" : "collections"}` : "has not begun");
   $("bypass-bar").value = found.chunks ? found.done / found.chunks : 0;
   put($("bypass-percent"), found.chunks ? `${Math.floor((100 * found.done) / found.chunks)}%` : "");
 }

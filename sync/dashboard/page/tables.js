@@ -1,6 +1,6 @@
 // Collections, parked rows, the gate's conditions, the slot, the cutover.
 
-import { $, el, keyed, mark, part, put, show } from "./dom.js";
+import { $, el, keyed, mark, part, put, show, tell } from "./dom.js";
 import { byteRate, bytes, count, duration, known, okOf, rate, seconds, SIGN, WORD } from "./format.js";
 
 const PHASES = { streaming: "✓", loading: "↓", reloading: "↻", unloaded: "–", unknown: "?" };
@@ -76,7 +76,7 @@ export function drawGate(state) {
       put(part(row, "sign"), SIGN[ok]);
       put(part(row, "name"), c.name);
       put(part(row, "word"), ok === "true" ? ": met" : ok === "false" ? ": not met" : ": unknown");
-      put(part(row, "why"), c.why);
+      tell(part(row, "why"), c.why);
     });
 }
 
@@ -85,7 +85,7 @@ function facts(list, found) {
     (row, [, text, ok]) => { put(part(row, "value"), text); mark(row, "data-ok", ok ?? null); });
 }
 
-const LIMITS = { max_slot_wal_keep_size: "max_slot_wal_keep_size", disk: "the disk" };
+const LIMITS = { disk: "the disk" };
 
 export function drawSlot(state) {
   const slot = state.lag?.slot;
@@ -105,7 +105,8 @@ export function drawSlot(state) {
     ["State", `${slot.active ? "streams" : "nobody streams from it"}, WAL ${slot.wal_status}`, String(kept && slot.active)],
     ["WAL retained", bytes(slot.retained_bytes)],
     ["Growth", growth],
-    ["Room left", known(slot.left_bytes) ? `${bytes(slot.left_bytes)} (${LIMITS[slot.limit] ?? slot.limit})` : "unknown"],
+    ["Room left", bytes(slot.left_bytes)],
+    ["Limited by", slot.limit === null ? "unknown" : LIMITS[slot.limit] ?? slot.limit],
     ["Full in", full, bad],
   ]);
 }
