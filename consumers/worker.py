@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Protocol
 
 from connectors.errors import (
@@ -30,11 +29,12 @@ from connectors.mongo import ledger, parked
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition, Snapshot
 from consumers.apply.decide import RowOp, decide, fold, unknown_columns
+from consumers.apply.jobs import Jobs
 from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
 from consumers.contracts import FullSpeed, Observer, Pace, Rows, Stream, Unobserved
 from consumers.dead_letters import Fate, Healing, Parking, Settler
-from consumers.mapping.plan import Plan, RowPlan
+from consumers.mapping.plan import Plan
 from consumers.records import Decoder
 
 #: a look at what is visible serves that long: transaction ids wrap around
@@ -132,7 +132,7 @@ class Worker:
         self.decoder = Decoder(plan, placeholder)
         self._stop: Callable[[], bool] = lambda: False
         self._told_shapes: set[tuple[str, frozenset[str]]] = set()
-        self.writer = RowWriter(plan, rows, now_us)
+        self.writer = RowWriter(plan, rows, now_us, name)
         self.parking = Parking(self.decoder, now_us)
         settler = Settler(
             transactions,
@@ -145,6 +145,7 @@ class Worker:
         )
         self.healing = Healing(settler)
         self._most = batch_events
+        self.jobs = Jobs(transactions, plan, self.writer, log)
         self.tally = Tally()
         self.at: dict[Partition, int | None] = {}
         self._generation = -1
@@ -174,7 +175,7 @@ class Worker:
                 if time.monotonic() - asked > 1:
                     asked = time.monotonic()
                     if not self._paused:
-                        self._jobs()
+                        self.jobs.run()
                     if enough():
                         return
             except Stopping:
@@ -552,27 +553,6 @@ class Worker:
         """The watermark goes where every transaction of the table looks and writes; the rows go by a job."""
         lsn = ledger.mark(tx, event.table, Lsn(event.lsn))
         ledger.record_job(tx, event.table, lsn)
-
-    def _jobs(self) -> bool:
-        """Carry out truncates: documents and staged rows older than the watermark go. True when there were any."""
-        jobs = ledger.jobs(self.transactions.db)
-        for job in jobs:
-            for use in self.plan.uses(job.table):
-                self._remove_older(use, job.lsn)
-            self.transactions.repeat(partial(parked.void_below, table=job.table, lsn=job.lsn))
-            self.transactions.repeat(partial(ledger.strike, job=job, plan=self.plan.digest))
-        return bool(jobs)
-
-    def _remove_older(self, use: RowPlan, lsn: Lsn) -> None:
-        target, stamp = (use.staging, "l") if use.array else (use.collection, "_sync.lsn")
-        while ids := ledger.older_than(self.transactions.db, target, stamp, lsn):
-            try:
-                self.transactions.repeat(partial(self.writer.remove_below, use=use, ids=ids, lsn=lsn))
-            except UniqueTaken as race:  # a parent whose array is made anew has let its value go meanwhile
-                raise Contended(
-                    f"removing what a TRUNCATE of {use.table.name} left: {race.what}",
-                    remedy="it is tried again",
-                ) from race
 
 
 def _sleep(seconds: float, stop: Callable[[], bool]) -> None:

@@ -6,7 +6,7 @@
 | _tandem_chunks      | chunk of a load  | group, low, high, state, tries, rows |
 | _tandem_walks       | part of a walk   | table, what, low, high, done, stamp |
 | _tandem_parked      | key              | see `connectors.mongo.parked` |
-| _tandem_jobs        | table            | kind: truncate or reload; lsn or why; serial |
+| _tandem_jobs        | table, or copied row | truncate: lsn; reread: why; copy: of which row, into what; serial |
 | _tandem_anchors     | parent           | v |
 | _tandem_workers     | running consumer | lsid, partitions |
 | _tandem_state       | thing            | `pipeline`, `load/GROUP`, `preflight`, ... |
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bson import Binary, DatetimeMS, Int64
+from bson import Binary, DatetimeMS, Int64, ObjectId
 
 from connectors.errors import MappingChanged, Moved
 from connectors.mongo.client import Database, Document, translated
@@ -413,6 +413,26 @@ class Job:
     lsn: Lsn
     serial: int
 
+    @property
+    def id(self) -> str:
+        """The `_id` of its document."""
+        return f"truncate/{self.table}"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyJob:
+    """A parent that has still to be copied into the documents that point to it. serial: as of `Job`."""
+
+    collection: str
+    field: str
+    parent: ObjectId
+    serial: int
+
+    @property
+    def id(self) -> str:
+        """The `_id` of its document."""
+        return f"copy/{self.collection}/{self.field}/{self.parent}"
+
 
 @dataclass(frozen=True, slots=True)
 class Reread:
@@ -464,15 +484,36 @@ def rereads_of(documents: Iterable[Document]) -> list[Reread]:
     return [Reread(d["table"], d["why"], d["by_itself"], int(d["serial"])) for d in mine]
 
 
-def strike(tx: Transaction, job: Job, plan: str = "") -> None:
-    """A truncate is done, by one who follows this plan; one that was recorded anew meanwhile stays."""
+def record_copy(tx: Transaction, collection: str, field: str, parent: ObjectId) -> None:
+    """Record, or record anew, that what is copied of a row has to reach all documents that point to it."""
+    job = CopyJob(collection, field, parent, 0)
+    what = {"collection": collection, "field": field, "parent": parent}
+    tx.update(JOBS, {"_id": job.id}, {"$set": what, "$inc": {"serial": Int64(1)}}, upsert=True)
+
+
+def copy_jobs(db: Database, most: int = 100) -> list[CopyJob]:
+    """Some of these jobs."""
+    with translated():
+        found = db[JOBS].find({"parent": {"$exists": True}}).limit(most)
+        return [CopyJob(d["collection"], d["field"], d["parent"], int(d["serial"])) for d in found]
+
+
+def pointing(db: Database, collection: str, pointer: str, parent: ObjectId, last: object) -> list[Any]:
+    """`_id`s of documents that point to a row, those behind `last` (None: from the first); some at once."""
+    query = {pointer: parent, **({} if last is None else {"_id": {"$gt": last}})}
+    with translated():
+        return [d["_id"] for d in db[collection].find(query, {"_id": 1}).sort("_id", 1).limit(500)]
+
+
+def strike(tx: Transaction, job: Job | CopyJob, plan: str = "") -> None:
+    """A job is done, by one who follows this plan; one that was recorded anew meanwhile stays."""
     known = tx.one(STATE, {"_id": "pipeline"}) if plan else None
     if known and known.get("mapping", plan) != plan:
         raise MappingChanged(
             "the mapping is no longer the one that this process follows",
             remedy="start it again with the mapping that `tandem setup` was run with",
         )
-    tx.delete(JOBS, {"_id": f"truncate/{job.table}", "serial": Int64(job.serial)})
+    tx.delete(JOBS, {"_id": job.id, "serial": Int64(job.serial)})
 
 
 def strike_reread(tx: Transaction, job: Reread) -> None:
@@ -484,7 +525,7 @@ def after(db: Database, collection: str, last: object, most: int) -> list[Docume
     """The next documents of a collection in the order of their `_id`s, with what their keys are read from."""
     query = {} if last is None else {"_id": {"$gt": last}}
     with translated():
-        return list(db[collection].find(query, {"_id": 1, "_sync": 1}).sort("_id", 1).limit(most))
+        return list(db[collection].find(query, {"_id": 1, "_sync": 1, "k": 1}).sort("_id", 1).limit(most))
 
 
 def ask_for(db: Database, tables: Sequence[str], run: str) -> None:

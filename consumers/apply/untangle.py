@@ -28,10 +28,11 @@ def parked_id(table: str, key: Key) -> str:
 
 
 def key_of_document(use: RowPlan, document: Mapping[str, Any]) -> Key:
-    """The primary key of the row that a document was made from. Raises UniqueTaken where no row was."""
+    """The key of the row that a document, or a staged one, was made from. Raises UniqueTaken where no row was."""
     stamp: Mapping[str, Any] = document.get("_sync") or {}
-    if "key" in stamp:
-        return use.table.key_from_texts(stamp["key"])
+    texts = document.get("k") if use.staged else stamp.get("key")
+    if texts is not None:
+        return use.table.key_from_texts(texts)
     number = integer_key(use.table.name, document["_id"]) if isinstance(document["_id"], ObjectId) else None
     if number is None:
         raise UniqueTaken(

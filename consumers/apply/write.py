@@ -3,7 +3,7 @@ clauses 3, 4, 6, 7 and 9). Whoever calls has written the positions first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,18 @@ from bson import Int64, ObjectId
 
 from connectors.errors import UniqueTaken
 from connectors.mongo import ledger
-from connectors.mongo.transaction import Transaction, Write, anchor, write
+from connectors.mongo.transaction import Transaction, Write, write
 from connectors.positions import Lsn
 from connectors.postgres.rows import Row, Selected, TableRead
+from consumers.apply.arrays import Arrays, by_ids
+from consumers.apply.copies import Copies, same, slot_of
 from consumers.apply.decide import Gone, Put, Read, RowOp
 from consumers.apply.untangle import MOST, parked_id, tied, unique_indexes
 from consumers.contracts import Rows
-from consumers.mapping.ids import row_key
-from consumers.mapping.plan import Document, Key, Plan, RowPlan, TablePlan
+from consumers.mapping.plan import Document, Key, Natives, Plan, RowPlan, TablePlan, referred
 from consumers.mapping.spec import Index
 
 TableOps = Mapping[str, Mapping[Key, RowOp]]
-#: a staged row's fields: p: its parent's `_id`, d: the element, o: sort values, l: LSN
-_STAGED = {"p": 1, "d": 1, "o": 1}
-_SLICE = 100
 
 
 @dataclass(slots=True)
@@ -50,17 +48,20 @@ def table_read(table: TablePlan) -> TableRead:
     )
 
 
-def sync_of(use: RowPlan, key: Key, at: int | None, lsn: int) -> Document:
-    """`_sync` of a document. A key that its id does not give back is kept in it."""
+def sync_of(use: RowPlan, key: Key, natives: Natives, at: int | None, lsn: int) -> Document:
+    """`_sync` of a document. A key that its id does not give back is kept in it, and so are the `_id`s of rows that
+    are copied into it."""
     stamp: Document = {"at": None if at is None else Int64(at), "lsn": Int64(lsn)}
-    if len(key) != 1 or not isinstance(key[0], int):
-        stamp["key"] = [str(value) for value in key]
+    if use.pointers:
+        stamp["copy"] = {field: referred(table, parts, natives) for field, parts, table in use.pointers}
+    if (texts := _kept(key)) is not None:
+        stamp["key"] = texts
     return stamp
 
 
-def sort_key(values: Sequence[Any]) -> tuple[Any, ...]:
-    """Ascending as PostgreSQL's default order is: NaN above infinity, NULLs last; texts by code point."""
-    return tuple((2, 0) if v is None else (1, 0) if v != v else (0, v) for v in values)
+def _kept(key: Key) -> list[str] | None:
+    """A key that its id does not give back, as it is kept."""
+    return None if len(key) == 1 and isinstance(key[0], int) else [str(value) for value in key]
 
 
 def sortable(value: Any) -> Any:
@@ -73,10 +74,11 @@ def sortable(value: Any) -> Any:
 
 
 class RowWriter:
-    """Writes row operations. now_us: the clock that filters with now() are judged by, microseconds."""
+    """Writes row operations. now_us: the clock that filters with now() are judged by, microseconds. name: its own
+    among those that write at once."""
 
-    def __init__(self, plan: Plan, rows: Rows, now_us: Callable[[], int]) -> None:
-        self.plan, self.rows, self.now_us = plan, rows, now_us
+    def __init__(self, plan: Plan, rows: Rows, now_us: Callable[[], int], name: str = "") -> None:
+        self.plan, self.rows, self.now_us, self._slot = plan, rows, now_us, slot_of(name)
         self._reads = {name: table_read(table) for name, table in plan.tables.items()}
 
     def apply(
@@ -104,18 +106,21 @@ class RowWriter:
         if careful:
             for table in list(settled):
                 for use in self.plan.uses(table):
-                    if not use.array:
+                    if not use.staged:
                         done.untangled += self._untangle(tx, use, settled, now)
-        arrays = Arrays(tx, self.plan, later)
+        arrays, copies = Arrays(tx, self.plan, later), Copies(tx, self.plan, self._slot, later)
         for table, of in settled.items():
             for use in self.plan.uses(table):
                 if use.array:
                     self._stage(tx, use, of, now, arrays)
+                elif use.copied:
+                    self._stage_copied(tx, use, of, now, copies)
         for table, of in settled.items():
             for use in self.plan.uses(table):
-                if not use.array:
-                    self._documents(tx, use, of, now, arrays, careful)
+                if not use.staged:
+                    self._documents(tx, use, of, now, arrays, copies, careful)
         arrays.remake()
+        copies.settle()
         return done
 
     # -- values that were not sent -----------------------------------------------------------------------------
@@ -125,10 +130,9 @@ class RowWriter:
             partial = [op for op in of.values() if isinstance(op, Put) and not op.whole]
             for use in self.plan.uses(table) if partial else ():
                 inside = [op for op in partial if use.inside(op.natives, now)]
-                target = use.staging if use.array else use.collection
-                ids = {(row_key(op.key) if use.array else use.id_of(op.key)): op for op in inside}
+                ids = {use.id_of(op.key): op for op in inside}
                 there = (
-                    {d["_id"] for d in tx.find(target, {"_id": {"$in": list(ids)}}, {"_id": 1})}
+                    {d["_id"] for d in tx.find(use.place, {"_id": {"$in": list(ids)}}, {"_id": 1})}
                     if ids
                     else set()
                 )
@@ -168,60 +172,105 @@ class RowWriter:
     def _stage(
         self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: Arrays
     ) -> None:
-        ids = [row_key(key) for key in of]
-        parents = {d["_id"]: d["p"] for d in by_ids(tx, use.staging, ids, {"p": 1})}
+        ids = [use.id_of(key) for key in of]
+        parents = {d["_id"]: d["p"] for d in by_ids(tx, use.place, ids, {"p": 1})}
         writes: list[Write] = []
         for _id, op in zip(ids, of.values(), strict=True):
             arrays.changed(use, parents.get(_id))
             row = None if not isinstance(op, Put) or not use.inside(op.natives, now) else op
             parent = use.parent_of(row.natives) if row else None
+            if parent != parents.get(_id):
+                arrays.moved(use, _id)
             if row is None or parent is None:
                 if _id in parents:
                     writes.append(write("delete", _id))
                 continue
             arrays.changed(use, parent)
             writes.append(self.staged(use, row, parent, now, _id in parents))
-        tx.bulk(use.staging, writes)
+        tx.bulk(use.place, writes)
+
+    def _stage_copied(
+        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, copies: Copies
+    ) -> None:
+        ids = [use.id_of(key) for key in of]
+        known = {d["_id"]: d["d"] for d in by_ids(tx, use.place, ids, {"d": 1})}
+        writes: list[Write] = []
+        for _id, op in zip(ids, of.values(), strict=True):
+            there = known.get(_id)
+            if not isinstance(op, Put) or not use.inside(op.natives, now):
+                if there is not None:
+                    copies.changed(use, _id, None)
+                    writes.append(write("delete", _id))
+                continue
+            value = use.document(op.natives, now)
+            if there is not None and not op.whole:
+                value = {**there, **value}
+            if not same(there, value):
+                copies.changed(use, _id, value)
+            writes.append(write("replace", _id, self.copied_document(op, value)))
+        tx.bulk(use.place, writes)
 
     @staticmethod
     def staged(use: RowPlan, row: Put, parent: ObjectId, now: int, known: bool) -> Write:
         """The write of one staged row. One sent in part is laid over the one that is known."""
         document = RowWriter.staged_document(use, row, parent, now)
         if row.whole or not known:
-            return write("replace", row_key(row.key), document)
+            return write("replace", use.id_of(row.key), document)
         element = document.pop("d")
         return write(
-            "set", row_key(row.key), {**document, **{f"d.{name}": value for name, value in element.items()}}
+            "set", use.id_of(row.key), {**document, **{f"d.{name}": value for name, value in element.items()}}
         )
 
     @staticmethod
     def staged_document(use: RowPlan, row: Put, parent: ObjectId, now: int) -> Document:
-        """A staged row: its parent, sort values, LSN and element. Raises MappingFailed."""
+        """A staged row: its parent, sort values, LSN, element, and a key that its id does not give back. Raises
+        MappingFailed."""
         order = [sortable(value) for value in use.sort_values(row.natives)]
-        return {"p": parent, "o": order, "l": Int64(row.lsn), "d": use.document(row.natives, now)}
+        texts = _kept(row.key)
+        key = {} if texts is None else {"k": texts}
+        return {"p": parent, "o": order, "l": Int64(row.lsn), **key, "d": use.document(row.natives, now)}
+
+    @staticmethod
+    def copied_document(row: Put, value: Document) -> Document:
+        """A staged row whose values are copied into documents: these values, LSN and key."""
+        texts = _kept(row.key)
+        return {"l": Int64(row.lsn), **({} if texts is None else {"k": texts}), "d": value}
 
     # -- documents ---------------------------------------------------------------------------------------------
     def _documents(
-        self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: Arrays, careful: bool
+        self,
+        tx: Transaction,
+        use: RowPlan,
+        of: Mapping[Key, RowOp],
+        now: int,
+        arrays: Arrays,
+        copies: Copies,
+        careful: bool,
     ) -> None:
         ids = {use.id_of(key): op for key, op in of.items()}
         embeds = self.plan.arrays.get(use.collection)
         remove = careful and bool(self._unique(use))
         there: dict[ObjectId, Document] = {}
-        if embeds or remove:
-            shown = None if remove else {"_id": 1}
+        if embeds or remove or use.pointers:
+            shown = None if remove else {"_sync.copy": 1}
             there = {d["_id"]: d for d in by_ids(tx, use.collection, list(ids), shown)}
-        writes: list[Write] = [write("delete", _id) for _id in there] if remove else []
+        made: dict[ObjectId, tuple[Document, bool]] = {}
         for _id, op in ids.items():
-            if not isinstance(op, Put) or not use.inside(op.natives, now):
+            if isinstance(op, Put) and use.inside(op.natives, now):
+                document = use.document(op.natives, now)
+                document["_sync"] = sync_of(use, op.key, op.natives, op.at, op.lsn)
+                made[_id] = document, op.create or (bool(embeds or use.pointers) and _id not in there)
+        if use.pointers:
+            copies.fill(use, [(made[_id][0], {} if made[_id][1] else there[_id]) for _id in made])
+        writes: list[Write] = [write("delete", _id) for _id in there] if remove else []
+        for _id in ids:
+            if _id not in made:
                 if embeds and _id in there:
                     arrays.gone(use.collection, _id)
                 if not remove and (not embeds or _id in there):
                     writes.append(write("delete", _id))
                 continue
-            document = use.document(op.natives, now)
-            document["_sync"] = sync_of(use, op.key, op.at, op.lsn)
-            new = op.create or (bool(embeds) and _id not in there)
+            document, new = made[_id]
             if embeds and new:
                 arrays.come(use.collection, _id)
                 document.update({array: [] for array in embeds})
@@ -274,90 +323,20 @@ class RowWriter:
     def remove_below(self, tx: Transaction, use: RowPlan, ids: Sequence[Any], lsn: Lsn) -> int:
         """Remove those of these documents or staged rows that are older than a truncate. Returns how many."""
         arrays = Arrays(tx, self.plan)
-        target, stamp = (use.staging, "l") if use.array else (use.collection, "_sync.lsn")
-        query = {"_id": {"$in": list(ids)}, stamp: {"$lt": Int64(lsn)}}
-        for found in tx.find(target, query, {"p": 1}):
+        copies = Copies(tx, self.plan, self._slot)
+        query = {"_id": {"$in": list(ids)}, use.stamp: {"$lt": Int64(lsn)}}
+        for found in tx.find(use.place, query, {"p": 1}):
             if use.array:
                 arrays.changed(use, found.get("p"))
+                arrays.moved(use, found["_id"])
+            elif use.copied:
+                copies.changed(use, found["_id"], None)
             elif self.plan.arrays.get(use.collection):
                 arrays.gone(use.collection, found["_id"])
-        removed = tx.delete(target, query)
+        removed = tx.delete(use.place, query)
         arrays.remake()
+        copies.settle()
         return removed
-
-
-class Arrays:
-    """Which parents' arrays have to be made anew, and their anchors: all who change what an array is made from
-    meet there, and one of two that do so at once conflicts and runs again (reads alone would not: write skew)."""
-
-    def __init__(self, tx: Transaction, plan: Plan, later: frozenset[str] = frozenset()) -> None:
-        self._tx, self._plan, self._later = tx, plan, later
-        self._parents: dict[str, set[ObjectId]] = {}
-        self._arrays: dict[tuple[str, ObjectId], set[str]] = {}
-        self._exists: dict[tuple[str, ObjectId], bool] = {}
-
-    def changed(self, use: RowPlan, parent: ObjectId | None) -> None:
-        """A row of this parent's array has come, gone or changed."""
-        if parent is not None and use.array and use.collection not in self._later:
-            self._parents.setdefault(use.collection, set()).add(parent)
-            self._arrays.setdefault((use.collection, parent), set()).add(use.array)
-
-    def come(self, collection: str, parent: ObjectId) -> None:
-        """This parent is new, or begins a new life."""
-        self._parents.setdefault(collection, set()).add(parent)
-        self._arrays.setdefault((collection, parent), set()).update(self._plan.arrays[collection])
-        self._exists[collection, parent] = True
-
-    def gone(self, collection: str, parent: ObjectId) -> None:
-        """This parent is no longer there."""
-        self._parents.setdefault(collection, set()).add(parent)
-        self._exists[collection, parent] = False
-
-    def there(self, collection: str, parent: ObjectId) -> None:
-        """This parent is known to be there."""
-        self._exists[collection, parent] = True
-
-    def remake(self) -> None:
-        """Write the anchors, then every array that has a parent to be in."""
-        for collection, parents in self._parents.items():
-            ordered = sorted(parents)
-            self._tx.bulk(ledger.ANCHORS, [anchor(f"{collection}/{parent}") for parent in ordered])
-            there = self._those_there(collection, ordered)
-            for array, use in self._plan.arrays.get(collection, {}).items():
-                mine = [p for p in there if array in self._arrays.get((collection, p), ())]
-                made = arrays_from_staging(self._tx, use, mine)
-                self._tx.bulk(collection, [write("set", p, {array: made.get(p, [])}) for p in mine])
-
-    def _those_there(self, collection: str, parents: Iterable[ObjectId]) -> list[ObjectId]:
-        unknown = [p for p in parents if (collection, p) not in self._exists]
-        if unknown:
-            found = {d["_id"] for d in by_ids(self._tx, collection, unknown, {"_id": 1})}
-            self._exists.update({(collection, p): p in found for p in unknown})
-        return [p for p in parents if self._exists[collection, p]]
-
-
-def by_ids(
-    tx: Transaction, collection: str, ids: Sequence[Any], fields: Mapping[str, Any] | None
-) -> Iterator[Document]:
-    """The documents with these `_id`s that there are. Asked for in slices: some servers take long lists slowly."""
-    for start in range(0, len(ids), _SLICE):
-        yield from tx.find(collection, {"_id": {"$in": list(ids[start : start + _SLICE])}}, fields)
-
-
-def arrays_from_staging(
-    tx: Transaction, use: RowPlan, parents: Sequence[ObjectId]
-) -> dict[ObjectId, list[Document]]:
-    """The array of each of these parents that has any rows, from what is staged, in its order."""
-    rows: dict[ObjectId, list[Document]] = {}
-    if parents:
-        for start in range(0, len(parents), _SLICE):
-            wanted = {"p": {"$in": list(parents[start : start + _SLICE])}}
-            for staged in tx.find(use.staging, wanted, _STAGED):
-                rows.setdefault(staged["p"], []).append(staged)
-    return {
-        parent: [row["d"] for row in sorted(of, key=lambda row: sort_key(row["o"]))]
-        for parent, of in rows.items()
-    }
 
 
 def _texts(key: Key) -> tuple[str, ...]:

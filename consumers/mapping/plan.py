@@ -19,7 +19,7 @@ from connectors.postgres.catalog import Column, Table
 from consumers.mapping import filters, keys, spec
 from consumers.mapping.composed import codec, codec_of
 from consumers.mapping.conversion import converter, unfit
-from consumers.mapping.ids import KeyValue, object_id, row_key
+from consumers.mapping.ids import KeyValue, object_id
 from consumers.mapping.keys import KeyPart
 from consumers.mapping.spec import Path_
 from consumers.mapping.values import Codec, Convert, NotFaithful
@@ -151,9 +151,11 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """One use of a table: a collection's documents, or (array is set) elements of an array in them.
+    """One use of a table: a collection's documents, elements of an array in them or in other elements (array is
+    set), or objects that are copied into documents (copied is set).
 
-    collection: the target's name. references: field, the columns with the other row's key, its table.
+    collection: the target's name. path: the fields that lead from the document to it; array, copied: the last of
+    them. references: field, the columns with the other row's key, its table.
     parent_key: of an embedded row, the columns with its parent's key; parent_table: the parent's table.
     order: sort columns of an embedded row, its key last. needed: columns without which a row that was sent in
     part cannot be judged or placed. names: the fields in their order.
@@ -161,7 +163,9 @@ class RowPlan:
 
     table: TablePlan
     collection: str
+    path: tuple[str, ...]
     array: str | None
+    copied: str | None
     fields: tuple[tuple[str, str, Convert | None], ...]
     references: tuple[tuple[str, tuple[KeyPart, ...], str], ...]
     computed: tuple[tuple[str, Callable[[Natives, int], Any], Convert | None], ...]
@@ -173,11 +177,29 @@ class RowPlan:
     parent_table: str
     order: tuple[KeyPart, ...]
     names: tuple[str, ...]
+    defaults: tuple[tuple[str, Any], ...] = ()
+    #: of a document: field, the columns with the copied row's key, its table
+    pointers: tuple[tuple[str, tuple[KeyPart, ...], str], ...] = ()
 
     @property
-    def staging(self) -> str:
-        """The collection with this use's staged rows, one document each."""
-        return f"_tandem_rows_{self.collection}_{self.array}"
+    def place(self) -> str:
+        """The MongoDB collection with its rows, one document each: staged ones where they are no documents."""
+        return place_of(self.collection, self.path, copied=self.copied is not None)
+
+    @property
+    def home(self) -> str:
+        """Of an embedded row: where its parents are."""
+        return place_of(self.collection, self.path[:-1])
+
+    @property
+    def staged(self) -> bool:
+        """Whether its rows are no documents, but what documents are made from."""
+        return bool(self.path)
+
+    @property
+    def stamp(self) -> str:
+        """The field with the LSN of a row's last event."""
+        return "l" if self.staged else "_sync.lsn"
 
     def inside(self, natives: Natives, now_us: int) -> bool:
         """Whether the row is there under its filter (three-valued: only true is)."""
@@ -233,6 +255,9 @@ class RowPlan:
                 column = name
                 value = compute(natives, now_us)
                 fields[name] = value if value is None or convert is None else convert(value)
+            for name, value in self.defaults:
+                if name in fields and fields[name] is None:
+                    fields[name] = value
         except (MappingFailed, ValueError, TypeError, ArithmeticError) as error:
             what = error.what if isinstance(error, MappingFailed) else type(error).__name__
             raise failed(
@@ -243,6 +268,18 @@ class RowPlan:
             ) from error
         fields.update(self.constants)
         return {name: fields[name] for name in self.names if name in fields}
+
+
+def place_of(collection: str, path: Sequence[str], *, copied: bool = False) -> str:
+    """The name of the MongoDB collection with a use's rows."""
+    if not path:
+        return collection
+    return f"_tandem_{'copies' if copied else 'rows'}_{collection}_{'_'.join(path)}"
+
+
+def pointer_of(field: str) -> str:
+    """Where a document keeps the `_id` of the row that is copied into it."""
+    return f"_sync.copy.{field}"
 
 
 def referred(table: str, parts: Sequence[KeyPart], natives: Natives) -> ObjectId | None:
@@ -258,16 +295,22 @@ def referred(table: str, parts: Sequence[KeyPart], natives: Natives) -> ObjectId
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole mapping, compiled. groups: collections that share tables, loaded and let go together."""
+    """The whole mapping, compiled.
+
+    arrays: by the place of the parents (a collection, or staged rows that have arrays themselves) and the array's
+    name. copies: by collection and field. groups: collections that share tables, loaded and let go together.
+    """
 
     tables: Mapping[str, TablePlan]
     documents: Mapping[str, RowPlan]
     arrays: Mapping[str, Mapping[str, RowPlan]]
+    copies: Mapping[str, Mapping[str, RowPlan]]
     groups: tuple[tuple[str, ...], ...]
     declared: spec.Mapping_
     #: as the file has it, where `declared` leaves out new columns
     written: spec.Mapping_ | None = None
     _uses: dict[str, list[RowPlan]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _staged: dict[str, RowPlan] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -283,26 +326,43 @@ class Plan:
         validator) does not count."""
         collection = (self.written or self.declared).collections[name]
         text = collection.model_dump_json(exclude=_BESIDE)
-        shapes: list[spec.Collection | spec.Embed] = [collection, *collection.embed.values()]
+        shapes = [shape for path, shape in self.declared.shapes() if path[1] == name]
         ids = sorted(
             (r.to, str(self.declared.collections[r.to].table)) for s in shapes for r in s.references.values()
         )
         return hashlib.blake2b(f"{text} {ids}".encode(), digest_size=12).hexdigest()
 
     def uses(self, table: str) -> list[RowPlan]:
-        """Every use of a table: embedded ones first, since parents are made from what they stage."""
+        """Every use of a table: staged ones first, since documents are made from them."""
         return self._uses.get(table, [])
 
+    def staged(self, collection: str) -> list[RowPlan]:
+        """Every use whose staged rows this collection's documents are made from; the innermost first."""
+        found = [use for of in self.arrays.values() for use in of.values() if use.collection == collection]
+        return [
+            *sorted(found, key=lambda use: -len(use.path)),
+            *self.copies.get(collection, {}).values(),
+        ]
+
+    def staged_apart(self, collection: str) -> list[RowPlan]:
+        """Those of them that a load stages before it: their rows are not found by the documents' keys."""
+        return [use for use in self.staged(collection) if use.copied or len(use.path) > 1]
+
+    def at(self, place: str) -> RowPlan | None:
+        """The use whose staged rows lie there; None for a collection."""
+        return self._staged.get(place)
+
     def __post_init__(self) -> None:
-        for arrays in self.arrays.values():
-            for use in arrays.values():
+        for placed in (*self.arrays.values(), *self.copies.values()):
+            for use in placed.values():
                 self._uses.setdefault(use.table.name, []).append(use)
+                self._staged[use.place] = use
         for use in self.documents.values():
             self._uses.setdefault(use.table.name, []).append(use)
 
     def document_of(self, table: str) -> RowPlan | None:
         """The use of a table as a collection's documents, None where it is only embedded."""
-        return next((use for use in self.uses(table) if use.array is None), None)
+        return next((use for use in self.uses(table) if not use.staged), None)
 
     def group_tables(self, group: Sequence[str]) -> tuple[str, ...]:
         """Every table that feeds one of these collections."""
@@ -312,18 +372,13 @@ class Plan:
         """Names of every MongoDB collection that rows are written to, staging included."""
         for name in self.documents:
             yield name
-            for use in self.arrays.get(name, {}).values():
-                yield use.staging
+            for use in self.staged(name):
+                yield use.place
 
 
 def digest_of(declared: spec.Mapping_) -> str:
     """A plan's digest, which does not depend on the catalog."""
     return hashlib.blake2b(declared.model_dump_json().encode(), digest_size=12).hexdigest()
-
-
-def staged_key(key: Key) -> str:
-    """The `_id` of a staged row."""
-    return row_key(key)
 
 
 class _Compiler:
@@ -360,7 +415,12 @@ class _Compiler:
         return True
 
     def use(
-        self, path: Path_, shape: spec.Shape, collection: str, array: str | None, parent: Table | None
+        self,
+        path: Path_,
+        shape: spec.Shape,
+        collection: str,
+        into: tuple[str, ...] = (),
+        parent: Table | None = None,
     ) -> RowPlan | None:
         table = self.catalog.get(shape.table)
         if table is None:
@@ -380,7 +440,53 @@ class _Compiler:
         }
         if len(self.mistakes) > before:
             return None
-        return self._row_plan(shape, table, collection, array, parent, foreign, order, where, computed)
+        return self._row_plan(shape, table, collection, into, parent, foreign, order, where, computed)
+
+    def embedded(
+        self,
+        path: Path_,
+        embeds: Mapping[str, spec.Embed],
+        collection: str,
+        into: tuple[str, ...],
+        parent: Table,
+    ) -> Iterator[RowPlan]:
+        """The uses of these embeds and of those inside of them."""
+        for array, embed in embeds.items():
+            inner = (*into, array)
+            use = self.use((*path, "embed", array), embed, collection, inner, parent)
+            table = self.catalog.get(embed.table)
+            if use is not None and table is not None:
+                yield use
+                self.distinct((*path, "embed", array), use, tuple(embed.embed))
+                yield from self.embedded((*path, "embed", array), embed.embed, collection, inner, table)
+
+    def copied(self, path: Path_, copies: Mapping[str, spec.Copy], use: RowPlan) -> Iterator[RowPlan]:
+        """The uses of what is copied into the documents of a use."""
+        for field_name, copy in copies.items():
+            place = (*path, "copy", field_name)
+            target = self.catalog.get(copy.table)
+            unknown = [
+                c for c in copy.foreign_key if self.unknown((*place, "foreign_key"), use.table.table, c)
+            ]
+            if target is not None and not unknown:
+                self._refers((*place, "foreign_key"), use.table.table, copy.foreign_key, target)
+            made = self.use(place, copy, use.collection, (field_name,))
+            if made is not None:
+                yield made
+                self.distinct(place, made, ())
+
+    def distinct(self, path: Path_, use: RowPlan, more: Sequence[str]) -> None:
+        """A field that two things would write is a mistake; so is one that tandem keeps for itself."""
+        written = [f for f, _, _ in use.fields] + [f for f, _, _ in use.references]
+        written += [f for f, _, _ in use.computed] + [f for f, _ in use.constants] + list(more)
+        for name in sorted({f for f in written if written.count(f) > 1}):
+            self.wrong(path, f"two things would be written to the field '{name}': rename or omit one")
+        for name in sorted({f for f in written if "." in f or f.startswith("$") or not f}):
+            self.wrong(path, f"'{name}' cannot be a field's name: rename the column")
+        for name in sorted({"_id", "_sync"} & set(written)):
+            self.wrong(path, f"the field '{name}' is tandem's own: rename the column")
+        for name in sorted({f for f, _ in use.defaults} - set(written)):
+            self.wrong((*path, "defaults", name), f"no column is written to a field '{name}'")
 
     def _columns_exist(
         self, path: Path_, shape: spec.Shape, table: Table, others: Sequence[str], order: Sequence[str]
@@ -390,6 +496,8 @@ class _Compiler:
         for column in shape.omit:
             self.unknown((*path, "omit"), table, column)
         self._conversions_fit(path, shape, table)
+        for column in shape.only or ():
+            self.unknown((*path, "only"), table, column)
         for column in shape.key or ():
             self.unknown((*path, "key"), table, column)
         for name, reference in shape.references.items():
@@ -459,7 +567,7 @@ class _Compiler:
         shape: spec.Shape,
         table: Table,
         collection: str,
-        array: str | None,
+        into: tuple[str, ...],
         parent: Table | None,
         foreign: Sequence[str],
         order: Sequence[str],
@@ -468,6 +576,9 @@ class _Compiler:
     ) -> RowPlan:
         pointing = {column for r in shape.references.values() for column in r.columns}
         left_out = {*shape.omit, *foreign, *pointing}
+        if shape.only is not None:
+            left_out |= {column.name for column in table.columns} - set(shape.only)
+        array = into[-1] if isinstance(shape, spec.Embed) else None
         fields, names = [], []
         referenced: dict[str, list[str]] = {}
         for name, reference in shape.references.items():
@@ -492,7 +603,9 @@ class _Compiler:
         return RowPlan(
             table=_table_plan(table, used, needed),
             collection=collection,
+            path=into,
             array=array,
+            copied=into[-1] if isinstance(shape, spec.Copy) else None,
             fields=tuple(fields),
             references=tuple(
                 (n, self._parts(table, r.columns), self.table_of(r.to)) for n, r in shape.references.items()
@@ -509,6 +622,23 @@ class _Compiler:
                 for c in sort
             ),
             names=tuple(dict.fromkeys((*names, *shape.computed, *shape.constants))),
+            defaults=tuple(shape.defaults.items()),
+        )
+
+    def pointing(self, use: RowPlan, copies: Mapping[str, spec.Copy]) -> RowPlan:
+        """The use of a collection's documents, with what is copied into them."""
+        if not copies:
+            return use
+        columns = {column for copy in copies.values() for column in copy.foreign_key}
+        needed = use.needed | columns
+        return replace(
+            use,
+            table=_table_plan(use.table.table, use.table.names | columns, needed),
+            needed=needed,
+            pointers=tuple(
+                (name, self._parts(use.table.table, copy.foreign_key), copy.table)
+                for name, copy in copies.items()
+            ),
         )
 
     @staticmethod
@@ -545,28 +675,39 @@ def compile_plan(declared: spec.Mapping_, catalog: Mapping[str, Table], lines: s
     """The plan of a mapping for the tables of a catalog. Raises MappingInvalid with the line of every mistake."""
     compiler = _Compiler(declared, catalog)
     documents: dict[str, RowPlan] = {}
-    arrays: dict[str, dict[str, RowPlan]] = {}
+    staged: list[RowPlan] = []
     for name, collection in declared.collections.items():
         shape = collection.shape
         if shape is None:
             continue
         path: Path_ = ("collections", name)
-        use = compiler.use(path, shape, name, None, None)
-        if use is not None:
-            documents[name] = use
+        use = compiler.use(path, shape, name)
         parent = compiler.catalog.get(shape.table)
-        for array, embed in collection.embed.items():
-            if parent is None:
-                continue
-            staged = compiler.use((*path, "embed", array), embed, name, array, parent)
-            if staged is not None:
-                arrays.setdefault(name, {})[array] = staged
-        _fields_are_distinct(compiler, path, name, documents, arrays, collection)
-        if name in documents:
-            _unique_without_nulls(compiler, path, documents[name], collection)
+        if parent is not None:
+            staged += compiler.embedded(path, collection.embed, name, (), parent)
+        if use is not None:
+            staged += compiler.copied(path, collection.copies, use)
+            compiler.distinct(path, use, (*collection.embed, *collection.copies))
+            _unique_without_nulls(compiler, path, use, collection)
+            if not compiler.mistakes:
+                documents[name] = compiler.pointing(use, collection.copies)
+    if not compiler.mistakes:
+        _places_are_distinct(compiler, [*documents.values(), *staged])
     if compiler.mistakes:
         raise lines.invalid(compiler.mistakes)
-    return _merged(declared, documents, arrays)
+    return _merged(declared, documents, staged)
+
+
+def _places_are_distinct(compiler: _Compiler, uses: Sequence[RowPlan]) -> None:
+    """Two uses whose staged rows would lie in one MongoDB collection, are a mistake."""
+    seen: set[str] = set()
+    for use in uses:
+        if use.place in seen:
+            compiler.wrong(
+                ("collections", use.collection, "embed", *use.path),
+                f"its staged rows would lie where another one's do ({use.place}): rename it",
+            )
+        seen.add(use.place)
 
 
 def _unique_without_nulls(
@@ -585,35 +726,9 @@ def _unique_without_nulls(
             )
 
 
-def _fields_are_distinct(
-    compiler: _Compiler,
-    path: Path_,
-    name: str,
-    documents: Mapping[str, RowPlan],
-    arrays: Mapping[str, Mapping[str, RowPlan]],
-    collection: spec.Collection,
-) -> None:
-    """A field that two things would write is a mistake; so is one that tandem keeps for itself."""
-    uses = [(path, documents.get(name), tuple(collection.embed))]
-    uses += [((*path, "embed", array), use, ()) for array, use in arrays.get(name, {}).items()]
-    for place, use, more in uses:
-        if use is None:
-            continue
-        written = [f for f, _, _ in use.fields] + [f for f, _, _ in use.references]
-        written += [f for f, _, _ in use.computed] + [f for f, _ in use.constants] + list(more)
-        for name_ in sorted({f for f in written if written.count(f) > 1}):
-            compiler.wrong(place, f"two things would be written to the field '{name_}': rename or omit one")
-        for name_ in sorted({f for f in written if "." in f or f.startswith("$") or not f}):
-            compiler.wrong(place, f"'{name_}' cannot be a field's name: rename the column")
-        for name_ in sorted({"_id", "_sync"} & set(written)):
-            compiler.wrong(place, f"the field '{name_}' is tandem's own: rename the column")
-
-
-def _merged(
-    declared: spec.Mapping_, documents: Mapping[str, RowPlan], arrays: Mapping[str, Mapping[str, RowPlan]]
-) -> Plan:
+def _merged(declared: spec.Mapping_, documents: Mapping[str, RowPlan], staged: Sequence[RowPlan]) -> Plan:
     """One TablePlan per table, with the columns that any of its uses needs."""
-    uses = [*documents.values(), *(use for of in arrays.values() for use in of.values())]
+    uses = [*documents.values(), *staged]
     tables: dict[str, TablePlan] = {}
     for name in declared.tables:
         mine = [use for use in uses if use.table.name == name]
@@ -622,13 +737,19 @@ def _merged(
             {n for use in mine for n in use.table.names},
             {n for use in mine for n in use.needed},
         )
+    arrays: dict[str, dict[str, RowPlan]] = {}
+    copies: dict[str, dict[str, RowPlan]] = {}
+    for use in sorted(staged, key=lambda use: len(use.path)):
+        whole = replace(use, table=tables[use.table.name])
+        if use.array is not None:
+            arrays.setdefault(use.home, {})[use.array] = whole
+        elif use.copied is not None:
+            copies.setdefault(use.collection, {})[use.copied] = whole
     return Plan(
         tables=tables,
         documents={n: replace(use, table=tables[use.table.name]) for n, use in documents.items()},
-        arrays={
-            n: {a: replace(use, table=tables[use.table.name]) for a, use in of.items()}
-            for n, of in arrays.items()
-        },
+        arrays=arrays,
+        copies=copies,
         groups=tuple(declared.load_groups()),
         declared=declared,
     )

@@ -89,12 +89,26 @@ class Shape(_Part):
     where: str | None = None
     rename: dict[str, FieldName] = {}
     omit: tuple[str, ...] = ()
+    #: the columns that get a field; all others are omitted
+    only: Columns | None = None
+    #: field -> what is written instead of null, where the field's column is NULL
+    defaults: dict[FieldName, Any] = {}
     constants: dict[FieldName, Any] = {}
     #: field -> expression in the SQL subset over the row's columns.
     computed: dict[FieldName, str] = {}
     references: dict[FieldName, Reference] = {}
     #: column -> how its values become BSON, where it is not the default of its type
     convert: dict[str, Annotated[Conversion, BeforeValidator(_null_is_no_policy)]] = {}
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Shape:
+        _only_or_omit(self)
+        return self
+
+
+def _only_or_omit(shape: Shape | Collection) -> None:
+    if shape.only is not None and shape.omit:
+        raise ValueError("'only' and 'omit' say the same in two ways: give one of them")
 
 
 class Embed(Shape):
@@ -104,6 +118,20 @@ class Embed(Shape):
     foreign_key: Columns
     #: Columns of the child; its primary key is appended, so that the order is total.
     order_by: Columns | tuple[()] = ()
+    #: Arrays inside of each element, of rows that belong to the element's row.
+    embed: dict[FieldName, Embed] = {}
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Its own and those inside of it."""
+        return (self.table, *(t for inner in self.embed.values() for t in inner.tables))
+
+
+class Copy(Shape):
+    """One row of a parent table as an object in each document that points to it; null where it is not there."""
+
+    #: The columns of the collection's own table that hold the parent's key, in that key's order.
+    foreign_key: Columns
 
 
 class Index(_Part):
@@ -150,11 +178,14 @@ class Collection(_Part):
     where: str | None = None
     rename: dict[str, FieldName] = {}
     omit: tuple[str, ...] = ()
+    only: Columns | None = None
+    defaults: dict[FieldName, Any] = {}
     constants: dict[FieldName, Any] = {}
     computed: dict[FieldName, str] = {}
     references: dict[FieldName, Reference] = {}
     convert: dict[str, Annotated[Conversion, BeforeValidator(_null_is_no_policy)]] = {}
     embed: dict[FieldName, Embed] = {}
+    copies: dict[FieldName, Copy] = Field(default={}, alias="copy")
     indexes: tuple[Index, ...] = ()
     vector_search: tuple[VectorSearch, ...] = ()
     validator: Validator | None = None
@@ -168,15 +199,17 @@ class Collection(_Part):
             "where",
             "rename",
             "omit",
+            "only",
+            "defaults",
             "constants",
             "computed",
             "references",
             "convert",
-            "embed",
         )
-        for name in options:
+        for name, option in (*zip(options, options, strict=True), ("embed", "embed"), ("copies", "copy")):
             if self.table is None and getattr(self, name):
-                raise ValueError(f"'{name}' needs 'from': the table whose rows it is about")
+                raise ValueError(f"'{option}' needs 'from': the table whose rows it is about")
+        _only_or_omit(self)
         return self
 
     @property
@@ -190,7 +223,8 @@ class Collection(_Part):
     def tables(self) -> tuple[str, ...]:
         """Every table that feeds it, its own first, without repetition."""
         own = (self.table,) if self.table else ()
-        return tuple(dict.fromkeys((*own, *(embed.table for embed in self.embed.values()))))
+        embedded = (table for embed in self.embed.values() for table in embed.tables)
+        return tuple(dict.fromkeys((*own, *embedded, *(copy.table for copy in self.copies.values()))))
 
 
 class Mapping_(_Part):
@@ -204,12 +238,9 @@ class Mapping_(_Part):
     )
 
     def _references(self) -> Iterator[tuple[Path_, Reference]]:
-        for name, collection in self.collections.items():
-            for field, reference in collection.references.items():
-                yield ("collections", name, "references", field), reference
-            for array, embed in collection.embed.items():
-                for field, reference in embed.references.items():
-                    yield ("collections", name, "embed", array, "references", field), reference
+        for path, shape in self.shapes():
+            for field, reference in shape.references.items():
+                yield (*path, "references", field), reference
 
     def dangling(self) -> list[tuple[Path_, str]]:
         """References that lead nowhere, with where they stand."""
@@ -226,8 +257,9 @@ class Mapping_(_Part):
             shape = collection.shape
             if shape is not None:
                 yield ("collections", name), shape
-            for array, embed in collection.embed.items():
-                yield ("collections", name, "embed", array), embed
+            yield from _embedded(("collections", name), collection.embed)
+            for field, copy in collection.copies.items():
+                yield ("collections", name, "copy", field), copy
 
     def keys(self) -> dict[str, tuple[str, ...]]:
         """The keys that are declared, by table."""
@@ -260,6 +292,12 @@ class Mapping_(_Part):
             names = sorted([*(member for group in mine for member in group[1]), name], key=order.index)
             groups = [*(group for group in groups if group not in mine), (merged, names)]
         return [tuple(names) for _, names in groups]
+
+
+def _embedded(path: Path_, embeds: Mapping[str, Embed]) -> Iterator[tuple[Path_, Shape]]:
+    for array, embed in embeds.items():
+        yield (*path, "embed", array), embed
+        yield from _embedded((*path, "embed", array), embed.embed)
 
 
 def camel_case(column: str) -> str:

@@ -276,7 +276,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         held = [p.holder for p in found.positions.values() if p.table in tables and p.holder]
         standing.phase = phase_of(held)
     parts = [part for part in (_reload(db, found), _snapshot(db, report)) if part is not None]
-    jobs = f"; {found.jobs} truncates under way" if found.jobs else ""
+    jobs = f"; {found.jobs} jobs under way" if found.jobs else ""
     left_out = ledger.left_out(db)
     jobs += "; left out by on_schema_change: " + ", ".join(left_out) if left_out else ""
     if found.parked:

@@ -105,7 +105,9 @@ def judge(lsn: Lsn, ends: Mapping[Partition, int], found: Ledger) -> Standing:
     if found.rereads:
         standing.missing.append(f"not read again yet: {', '.join(found.rereads)}")
     if found.jobs:
-        standing.missing.append(f"{found.jobs} truncates are still being carried out")
+        standing.missing.append(
+            f"{found.jobs} jobs are still being carried out (truncates, copies of a parent)"
+        )
     if found.parked:
         standing.missing.append(f"{found.parked} rows are parked")
     if not standing.missing:

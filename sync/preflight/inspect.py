@@ -18,8 +18,9 @@ from connectors.debezium.config import LONGEST_RECORD_BYTES
 from connectors.errors import MappingFailed, TooLarge, Unappliable, ValidatorRefused, WriteRefused
 from connectors.mongo.client import CODEC
 from connectors.postgres.rows import Row
+from consumers.apply.arrays import sort_key
 from consumers.apply.decide import Put
-from consumers.apply.write import RowWriter, sort_key, sync_of
+from consumers.apply.write import RowWriter, sync_of
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan
 from consumers.mapping.spec import Index
@@ -153,7 +154,7 @@ class Inspector:
         for name, array in arrays.items():
             self.tally.array(name, array.count, texts(key))
         try:
-            stamp = sync_of(use, key, None, 0)
+            stamp = sync_of(use, key, natives, None, 0)
             size = len(bson.encode({"_id": _id, **document, "_sync": stamp}, codec_options=CODEC))
         except _NOT_BSON as error:
             self._not_bson(use, key, error)

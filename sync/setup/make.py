@@ -80,15 +80,11 @@ def _missing_tables(
     declared: spec.Mapping_, missing: list[str], lines: spec.Lines, session: Session
 ) -> MappingInvalid:
     places: list[tuple[tuple[str | int, ...], str]] = []
-    for name, collection in declared.collections.items():
-        embeds = [
-            (("collections", name, "embed", array, "from"), e.table) for array, e in collection.embed.items()
-        ]
-        for path, table in [(("collections", name, "from"), collection.table), *embeds]:
-            if table in missing:
-                near = catalog.similar_names(session, str(table))
-                hint = f" (did you mean {' or '.join(near)}?)" if near else ""
-                places.append((path, f"there is no table {table} in the source database{hint}"))
+    for path, shape in declared.shapes():
+        if shape.table in missing:
+            near = catalog.similar_names(session, shape.table)
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            places.append(((*path, "from"), f"there is no table {shape.table} in the source database{hint}"))
     return lines.invalid(places)
 
 

@@ -160,15 +160,16 @@ def _said(shape: Collection | Embed) -> str:
         "validator",
         "vector_search",
         "embed",
+        "copies",
     }
     return shape.model_dump_json(exclude=beside)
 
 
 def _shapes(collection: Collection) -> list[Collection | Embed]:
-    """A collection and what is embedded in it, at any depth."""
+    """A collection and what is embedded in it, at any depth, or copied into it."""
     found: list[Collection | Embed] = [collection]
     for part in found:
-        found += getattr(part, "embed", {}).values()
+        found += [*getattr(part, "embed", {}).values(), *getattr(part, "copies", {}).values()]
     return found
 
 
@@ -180,8 +181,9 @@ def leaving_out(declared: Mapping_, ignored: Mapping[str, Sequence[str]]) -> Map
     def less(part: Any) -> Any:
         more = tuple(c for c in ignored.get(part.table or "", ()) if c not in part.omit)
         update: dict[str, Any] = {"omit": (*part.omit, *more)}
-        if getattr(part, "embed", None):
-            update["embed"] = {name: less(inner) for name, inner in part.embed.items()}
+        for inside in ("embed", "copies"):
+            if getattr(part, inside, None):
+                update[inside] = {name: less(inner) for name, inner in getattr(part, inside).items()}
         return part.model_copy(update=update)
 
     collections = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from connectors.errors import UniqueTaken
 from connectors.mongo import ledger, schema
 from connectors.mongo.client import Database
-from consumers.mapping.plan import Plan
+from consumers.mapping.plan import Plan, pointer_of
 from consumers.mapping.spec import Collection, Index, Mapping_
 
 Log = Callable[..., None]
@@ -34,10 +34,14 @@ def make_collections(db: Database, plan: Plan) -> list[str]:
             schema.create_collection(db, name)
     for name, collection in plan.declared.collections.items():
         schema.create_collection(db, name, json_schema(collection))
-        for use in plan.arrays.get(name, {}).values():
-            if use.staging not in there:
-                schema.create_collection(db, use.staging)
-            schema.create_index(db, use.staging, {"p": 1}, index_name="p_1")
+        for use in plan.staged(name):
+            if use.place not in there:
+                schema.create_collection(db, use.place)
+            if use.copied:
+                pointer = pointer_of(use.copied)
+                schema.create_index(db, name, {pointer: 1, "_id": 1}, index_name=f"{pointer}_1")
+            else:
+                schema.create_index(db, use.place, {"p": 1}, index_name="p_1")
         for index in collection.indexes:
             if not index.unique or collection.table is None:
                 _create(db, name, index)

@@ -14,9 +14,13 @@ from connectors.postgres.rows import KeyRange
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A range of one collection's keys. tries: how often it was begun before; 0: nothing of it can be there."""
+    """A range of keys, of a collection's own table or of one whose rows are only staged for it.
+
+    place: where its rows go. tries: how often it was begun before; 0: nothing of it can be there.
+    """
 
     collection: str
+    place: str
     number: int
     keys: KeyRange
     rows: int
@@ -26,13 +30,19 @@ class Chunk:
     @property
     def id(self) -> str:
         """The `_id` of its document."""
-        return f"{self.collection}/{self.number}"
+        return f"{self.place}/{self.number}"
+
+    @property
+    def staged(self) -> bool:
+        """Whether its rows are what documents are made from, so that it comes before these."""
+        return self.place != self.collection
 
     def document(self) -> Document:
         """As it is kept in MongoDB."""
         return {
             "_id": self.id,
             "collection": self.collection,
+            "place": self.place,
             "number": self.number,
             "low": list(self.keys.low) if self.keys.low is not None else None,
             "high": list(self.keys.high) if self.keys.high is not None else None,
@@ -47,6 +57,7 @@ class Chunk:
         low, high = document["low"], document["high"]
         return cls(
             document["collection"],
+            document["place"],
             document["number"],
             KeyRange(None if low is None else tuple(low), None if high is None else tuple(high)),
             int(document["rows"]),
@@ -55,11 +66,21 @@ class Chunk:
         )
 
 
-def cut(collection: str, boundaries: Sequence[tuple[str, ...]], rows: int, every: int) -> list[Chunk]:
+def cut(
+    collection: str, place: str, boundaries: Sequence[tuple[str, ...]], rows: int, every: int
+) -> list[Chunk]:
     """Chunks that together cover every key there is or may come: the first and the last are open-ended."""
     ends: list[tuple[str, ...] | None] = [None, *boundaries, None]
     return [
-        Chunk(collection, n, KeyRange(low, high), min(every, max(rows - n * every, 0)), done=False, tries=0)
+        Chunk(
+            collection,
+            place,
+            n,
+            KeyRange(low, high),
+            min(every, max(rows - n * every, 0)),
+            done=False,
+            tries=0,
+        )
         for n, (low, high) in enumerate(pairwise(ends))
     ]
 
@@ -124,7 +145,8 @@ def parts_of(
 ) -> list[Part]:
     """The parts that together cover every row, every document and everything parked of a table."""
     ranges = [
-        Part(table, c.number, "rows", c.keys, c.rows, stamp) for c in cut(table, boundaries, rows, every)
+        Part(table, c.number, "rows", c.keys, c.rows, stamp)
+        for c in cut(table, table, boundaries, rows, every)
     ]
     others = [("parked", ""), *(("left", target) for target in targets)]
     return ranges + [

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,9 +33,11 @@ from connectors.postgres.client import Session, connect, translated
 from connectors.postgres.rows import SnapshotReader
 from connectors.postgres.slots import ExportedSnapshot
 from connectors.settings import SourceEndpoint, TargetEndpoint
+from consumers.apply.arrays import Arrays, by_ids, inner_arrays, sort_key
+from consumers.apply.copies import fill_held
 from consumers.apply.decide import Put
 from consumers.apply.untangle import parked_id
-from consumers.apply.write import Arrays, RowWriter, by_ids, sort_key, sync_of, table_read
+from consumers.apply.write import RowWriter, sync_of, table_read
 from consumers.contracts import FullSpeed, Pace
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan
@@ -207,21 +209,32 @@ class Loader:
 
     # -- chunks --------------------------------------------------------------------------------------------------
     def _work(self, groups: Sequence[tuple[str, ...]], snapshot: ExportedSnapshot) -> None:
-        names = [name for group in groups for name in group]
-        todo: queue.Queue[Chunk] = queue.Queue()
-        for name in names:
+        todo: list[Chunk] = []
+        for name in (name for group in groups for name in group):
             chunks = self._chunks(name, snapshot)
+            own = [c for c in chunks if not c.staged]
             self.report.collections[name] = Loaded(
-                total=sum(c.rows for c in chunks),
-                rows=sum(c.rows for c in chunks if c.done),
+                total=sum(c.rows for c in own),
+                rows=sum(c.rows for c in own if c.done),
                 chunks=len(chunks),
                 chunks_done=sum(c.done for c in chunks),
             )
-            for chunk in chunks:
-                if not chunk.done:
-                    todo.put(chunk)
+            todo += [chunk for chunk in chunks if not chunk.done]
         for group in groups:
             self._let_go_when_done(group)
+        # documents are made from what is staged: all of that is there first
+        for staged in (True, False):
+            self._work_off([chunk for chunk in todo if chunk.staged is staged], groups, snapshot)
+
+    def _work_off(
+        self, chunks: Sequence[Chunk], groups: Sequence[tuple[str, ...]], snapshot: ExportedSnapshot
+    ) -> None:
+        """Load these chunks, several at once. Raises what a worker has raised."""
+        if not chunks:
+            return
+        todo: queue.Queue[Chunk] = queue.Queue()
+        for chunk in chunks:
+            todo.put(chunk)
         threads = [
             threading.Thread(
                 target=self._worker, args=(n, todo, snapshot, groups), name=f"loader {n}", daemon=True
@@ -255,12 +268,14 @@ class Loader:
             if planned and planned.get("planned"):
                 self.report.resumed = True
                 self._resumed.add(name)
-                return sorted(known, key=lambda c: c.number)
+                return sorted(known, key=lambda c: (c.place, c.number))
             self._empty(name)
             reader = SnapshotReader(self.source, snapshot.name)
             try:
-                read = table_read(self.plan.documents[name].table)
-                chunks = cut(name, *reader.boundaries(read, self.limits.chunk_rows), self.limits.chunk_rows)
+                every, chunks = self.limits.chunk_rows, []
+                for use in (*self.plan.staged_apart(name), self.plan.documents[name]):
+                    found = reader.boundaries(table_read(use.table), every)
+                    chunks += cut(name, use.place, *found, every)
             finally:
                 reader.close()
 
@@ -288,7 +303,7 @@ class Loader:
                 f"the collection {self.target.database}.{name} has documents that tandem did not write",
                 remedy="empty it, map to another name, or give --replace-existing to have them removed",
             )
-        targets = [name, *(use.staging for use in self.plan.arrays.get(name, {}).values())]
+        targets = [name, *(use.place for use in self.plan.staged(name))]
         left = [t for t in targets if self.db[t].find_one({}, {"_id": 1})]
         if left:
             self.log(f"removing what an earlier pipeline left in {', '.join(left)}")
@@ -350,7 +365,8 @@ class Loader:
 
 
 class _ChunkLoad:
-    """One chunk: its children staged and kept by parent, then its own rows with their arrays."""
+    """One chunk: its children staged and kept by parent, then its own rows with their arrays; or rows that are only
+    staged."""
 
     def __init__(
         self, loader: Loader, reader: SnapshotReader, transactions: Transactions, claim: str, chunk: Chunk
@@ -363,7 +379,7 @@ class _ChunkLoad:
             chunk,
         )
         self.plan, self.limits = loader.plan, loader.limits
-        self.use = self.plan.documents[chunk.collection]
+        self.use = self.plan.at(chunk.place) or self.plan.documents[chunk.collection]
         #: nothing of it can be there
         self.fresh = chunk.tries == 0
         #: rows of the embedded tables may be: another run may have staged them below another parent
@@ -375,11 +391,18 @@ class _ChunkLoad:
         """Write the chunk, and that it is done in the transaction with its last rows."""
         with mongo.translated():
             self.loader.db[ledger.CHUNKS].update_one({"_id": self.chunk.id}, {"$inc": {"tries": 1}})
+        if self.chunk.staged:
+            rows = self.reader.copy(table_read(self.use.table), self.chunk.keys, self.use.where_sql)
+            self._write_all(self.use, ((key, row) for key, row, _ in self._staged(self.use, rows)), last=True)
+            return
         arrays = {
             array: self._stage(use) for array, use in self.plan.arrays.get(self.chunk.collection, {}).items()
         }
-        piece: list[tuple[Key, Document]] = []
-        size = 0
+        self._write_all(self.use, self._documents(arrays), last=True)
+
+    def _documents(
+        self, arrays: Mapping[str, Mapping[ObjectId, Sequence[tuple[list[object], Document]]]]
+    ) -> Iterator[tuple[Key, Document]]:
         rows = self.reader.copy(table_read(self.use.table), self.chunk.keys, self.use.where_sql)
         for row in rows:
             natives = self.use.table.from_row(row)
@@ -392,42 +415,60 @@ class _ChunkLoad:
             _id = self.use.id_of(key)
             for array, of in arrays.items():
                 document[array] = [e for _, e in sorted(of.get(_id, ()), key=lambda pair: sort_key(pair[0]))]
-            document["_sync"] = sync_of(self.use, key, None, self.loader._lsn)
-            piece.append((key, document))
-            size += weight(document)
-            if len(piece) >= self.limits.load_rows or size >= self.limits.batch_bytes:
-                self._write(self.use, piece)
-                piece, size = [], 0
-        self._write(self.use, piece, last=True)
+            document["_sync"] = sync_of(self.use, key, natives, None, self.loader._lsn)
+            yield key, document
 
     def _stage(self, use: RowPlan) -> dict[ObjectId, list[tuple[list[object], Document]]]:
         """Stage the rows of an embedded table whose parents lie in this chunk. Returns them by parent."""
         by_parent: dict[ObjectId, list[tuple[list[object], Document]]] = {}
-        piece: list[tuple[Key, Document]] = []
-        size = 0
-        read = table_read(use.table)
+        elements: dict[ObjectId, Document] = {}
         parent_read = (table_read(self.use.table), use.parent_columns)
-        rows = self.reader.copy(read, self.chunk.keys, use.where_sql, parent_read)
+        rows = self.reader.copy(table_read(use.table), self.chunk.keys, use.where_sql, parent_read)
+
+        def kept() -> Iterator[tuple[Key, Document]]:
+            for key, staged, parent in self._staged(use, rows):
+                element = dict(staged["d"])
+                elements[use.id_of(key)] = element
+                by_parent.setdefault(parent, []).append((staged["o"], element))
+                yield key, staged
+
+        self._write_all(use, kept())
+        if use.place in self.plan.arrays:  # what is inside of them is staged already
+            self.transactions.repeat(lambda tx: inner_arrays(tx, self.plan, use, elements))
+        return by_parent
+
+    def _staged(
+        self, use: RowPlan, rows: Iterable[Sequence[Any]]
+    ) -> Iterator[tuple[Key, Document, ObjectId]]:
+        """Staged rows, each with its parent; of a row that is copied that is its own `_id`."""
         for row in rows:
             natives = use.table.from_row(row)
-            key, parent = use.table.key_of(natives), use.parent_of(natives)
+            key = use.table.key_of(natives)
+            parent = use.id_of(key) if use.copied else use.parent_of(natives)
             if parent is None:
                 continue
+            put = Put(key, natives, True, True, None, self.loader._lsn)
             try:
-                staged = RowWriter.staged_document(
-                    use, Put(key, natives, True, True, None, self.loader._lsn), parent, self.now
-                )
+                if use.copied:
+                    staged = RowWriter.copied_document(put, use.document(natives, self.now))
+                else:
+                    staged = RowWriter.staged_document(use, put, parent, self.now)
             except Unappliable as trouble:
                 self._park(use, key, trouble)
                 continue
-            by_parent.setdefault(parent, []).append((staged["o"], staged["d"]))
-            piece.append((key, staged))
-            size += weight(staged)
+            yield key, staged, parent
+
+    def _write_all(self, use: RowPlan, rows: Iterable[tuple[Key, Document]], *, last: bool = False) -> None:
+        """Rows in pieces. last: the chunk is done with them."""
+        piece: list[tuple[Key, Document]] = []
+        size = 0
+        for key, document in rows:
+            piece.append((key, document))
+            size += weight(document)
             if len(piece) >= self.limits.load_rows or size >= self.limits.batch_bytes:
                 self._write(use, piece)
                 piece, size = [], 0
-        self._write(use, piece)
-        return by_parent
+        self._write(use, piece, last=last)
 
     # -- writing -------------------------------------------------------------------------------------------------
     def _write(self, use: RowPlan, piece: Sequence[tuple[Key, Document]], *, last: bool = False) -> None:
@@ -459,33 +500,29 @@ class _ChunkLoad:
                 self._write(use, [], last=True)
             return
         with self.loader._lock:
-            if use.array:
+            if use.staged:
                 self.loaded.staged += len(piece)
             else:
                 self.loaded.rows += len(piece)
 
     def _put(self, tx: Transaction, use: RowPlan, piece: Sequence[tuple[Key, Document]]) -> None:
-        target = use.staging if use.array else use.collection
         if not piece:
             return
-        if self.fresh and not (use.array and self.resumed):
-            tx.insert(target, ({"_id": self._id(use, key), **document} for key, document in piece))
+        fill_held(tx, self.plan, use, [document for _, document in piece])
+        if self.fresh and not (use.staged and self.resumed):
+            tx.insert(use.place, ({"_id": use.id_of(key), **document} for key, document in piece))
             return
         arrays = Arrays(tx, self.plan)
         if use.array:  # a row that another run staged below another parent leaves that one's array
-            now = {row_key(key): document["p"] for key, document in piece}
-            for known in by_ids(tx, target, list(now), {"p": 1}):
+            now = {use.id_of(key): document["p"] for key, document in piece}
+            for known in by_ids(tx, use.place, list(now), {"p": 1}):
                 if known["p"] != now[known["_id"]]:
                     arrays.changed(use, known["p"])
-        writes: list[Write] = [write("replace", self._id(use, key), document) for key, document in piece]
-        tx.bulk(target, writes)
+        writes: list[Write] = [write("replace", use.id_of(key), document) for key, document in piece]
+        tx.bulk(use.place, writes)
         arrays.remake()
         settled = [parked_id(use.table.name, key) for key, _ in piece]
         tx.delete(ledger.PARKED, {"_id": {"$in": settled}})
-
-    @staticmethod
-    def _id(use: RowPlan, key: Key) -> object:
-        return row_key(key) if use.array else use.id_of(key)
 
     def _park(self, use: RowPlan, key: Key, trouble: Unappliable) -> None:
         """A row that cannot be written: its key is parked, under the hold."""

@@ -225,7 +225,7 @@ class Reload:
         """Tables that are embedded come first: a document is made with what is staged by then."""
         feeds: dict[str, list[str]] = {}
         for name, use in self.plan.documents.items():
-            inside = [embedded.table.name for embedded in self.plan.arrays.get(name, {}).values()]
+            inside = [staged.table.name for staged in self.plan.staged(name)]
             feeds.setdefault(use.table.name, []).extend(inside)
         ordered = levels(self._tables, feeds)
         seen: set[str] = set()
@@ -250,7 +250,7 @@ class Reload:
 
     def _apart(self, level: Sequence[str]) -> bool:
         """Whether two parts of these tables never write the same document."""
-        uses = [use for table in level for use in self.plan.uses(table) if use.array]
+        uses = [use for table in level for use in self.plan.uses(table) if use.staged]
         return all(use.collection in self.later[use.table.name] for use in uses)
 
     def _run_workers(self, parts: queue.Queue[Part], snapshot: str, count: int) -> None:
@@ -290,7 +290,7 @@ class Reload:
             boundaries, rows = reader.boundaries(read, self.limits.chunk_rows)
         finally:
             reader.close()
-        targets = [use.staging if use.array else use.collection for use in self.plan.uses(table)]
+        targets = [use.place for use in self.plan.uses(table)]
         parts = parts_of(table, boundaries, rows, self.limits.chunk_rows, targets, stamp)
 
         def record(tx: Transaction) -> None:

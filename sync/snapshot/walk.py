@@ -49,7 +49,7 @@ class Walk:
         self.of, self.reader, self.rows, self.transactions = of, reader, rows, transactions
         self.claim, self.part, self.db = claim, part, of.db
         self.table: TablePlan = of.plan.tables[part.table]
-        self.writer = RowWriter(of.plan, rows, lambda: time.time_ns() // 1_000)
+        self.writer = RowWriter(of.plan, rows, lambda: time.time_ns() // 1_000, claim)
         self.told = of.report.collections[part.table]
 
     def run(self) -> None:
@@ -87,7 +87,7 @@ class Walk:
 
     def _left_over(self, target: str) -> None:
         """Documents, or staged rows, that no row of PostgreSQL stands for now."""
-        use = next(u for u in self.of.plan.uses(self.table.name) if _target(u) == target)
+        use = next(u for u in self.of.plan.uses(self.table.name) if u.place == target)
         last: object = None
         while found := ledger.after(self.db, target, last, _LOOK):
             last = found[-1]["_id"]
@@ -107,17 +107,13 @@ class Walk:
         strange: list[object] = []
         for document in found:
             try:
-                if use.array:
-                    key = self.table.key_from_texts(_texts_of(document["_id"]))
-                    mine = row_key(key) == document["_id"]
-                else:
-                    key = key_of_document(use, document)
-                    mine = use.id_of(key) == document["_id"]
+                key = key_of_document(use, document)
+                mine = use.id_of(key) == document["_id"]
             except (UniqueTaken, ValueError, KeyError, TypeError):
                 key, mine = (), False
             if mine:
                 keys.append(key)
-            elif use.array or "_sync" in document:
+            elif use.staged or "_sync" in document:
                 strange.append(document["_id"])
             else:
                 with self.of._lock:
@@ -198,10 +194,6 @@ class Walk:
         with self.of._lock:
             self.told.parked += 1
         self.of.log(f"parked: {trouble.what}", table=self.table.name, key=row_key(key), remedy=trouble.remedy)
-
-
-def _target(use: RowPlan) -> str:
-    return use.staging if use.array else use.collection
 
 
 def _slices(keys: Sequence[Key], size: int) -> Iterator[Sequence[Key]]:

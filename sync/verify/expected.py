@@ -20,6 +20,7 @@ from consumers.mapping.ids import KeyValue, object_id
 from consumers.mapping.spec import (
     Collection,
     Conversion,
+    Copy,
     Embed,
     Mapping_,
     Reference,
@@ -97,6 +98,7 @@ class _Rows:
     table: Table
     outputs: tuple[_Output | _Pointer, ...]
     constants: Mapping[str, Any]
+    defaults: Mapping[str, Any]
     condition: Composable | None
 
     def fields(self, raw: Row) -> dict[str, Any]:
@@ -106,6 +108,9 @@ class _Rows:
             values[output.field] = output.value(raw[at : at + width])
             at += width
         assert at == len(raw)
+        for name, value in self.defaults.items():
+            if name in values and values[name] is None:
+                values[name] = value
         values.update(self.constants)
         return values
 
@@ -118,29 +123,94 @@ class _Rows:
         )
 
 
+_VERSION: Composable = SQL("xmin::text")
+
+
 @dataclass(frozen=True)
-class _Children:
-    """The elements of one array. parent_key: the parent's key as children have it. held_in: its columns."""
+class Children:
+    """The elements of one array. parent: the parent's key columns, as children hold them in held. inner: arrays
+    inside of each element."""
 
     array: str
     rows: _Rows
+    parent: tuple[Column, ...]
     parent_key: tuple[Composable, ...]
     held_in: tuple[Composable, ...]
     order: Composable
+    inner: tuple[Children, ...]
 
-    def statement(self, parents: Composable) -> Composed:
-        lead = [*self.parent_key, _VERSION]
-        return self.rows.select(lead, [self._of(parents)], SQL(" ORDER BY {}").format(self.order))
+    def statement(self, parents: Sequence[Key]) -> Composed:
+        """What reads the elements of these parents, in order."""
+        return self.rows.select(self._lead(), [self._of(parents)], SQL(" ORDER BY {}").format(self.order))
 
-    def versions(self, parents: Composable) -> Composed:
-        wanted = SQL(", ").join([*self.parent_key, _VERSION])
-        return SQL("SELECT {} FROM {}{}").format(wanted, self.rows.table.source, _where(self._of(parents)))
+    def versions(self, parents: Sequence[Key]) -> Composed:
+        """What reads the keys and versions of all children of these parents, filtered or not."""
+        return SQL("SELECT {} FROM {}{}").format(
+            SQL(", ").join(self._lead()), self.rows.table.source, _where(self._of(parents))
+        )
 
-    def _of(self, parents: Composable) -> Composable:
-        return SQL("({}) IN ({})").format(SQL(", ").join(self.held_in), parents)
+    def parent_of(self, raw: Row) -> Key:
+        """The parent's key, with which a row of either begins."""
+        return _key(self.parent, raw)
+
+    def key(self, raw: Row) -> Key:
+        """The child's own key, which follows it."""
+        return _key(self.rows.table.key, raw[len(self.parent) :])
+
+    def version(self, raw: Row) -> str:
+        """The child's version, which follows that."""
+        return str(raw[len(self.parent) + len(self.rows.table.key)])
+
+    def fields(self, raw: Row) -> dict[str, Any]:
+        """The element of a row of `statement`, less the arrays inside of it."""
+        return self.rows.fields(raw[len(self.parent) + len(self.rows.table.key) + 1 :])
+
+    def _lead(self) -> list[Composable]:
+        return [*self.parent_key, *_own_key(self.rows.table), _VERSION]
+
+    def _of(self, parents: Sequence[Key]) -> Composable:
+        return SQL("({}) IN ({})").format(SQL(", ").join(self.held_in), _listed(self.parent, parents))
 
 
-_VERSION: Composable = SQL("xmin::text")
+@dataclass(frozen=True)
+class Copied:
+    """One row of a parent's table as an object. pointer: its key, as the document's own table holds it."""
+
+    field: str
+    rows: _Rows
+    pointer: tuple[Composable, ...]
+
+    def statement(self, keys: Sequence[Key]) -> Composed:
+        """What reads those of the rows with these keys that pass the filter."""
+        return self.rows.select(self._lead(), [self._among(keys)], SQL(""))
+
+    def versions(self, keys: Sequence[Key]) -> Composed:
+        """What reads the keys and versions of the rows with these keys, filtered or not."""
+        return SQL("SELECT {} FROM {}{}").format(
+            SQL(", ").join(self._lead()), self.rows.table.source, _where(self._among(keys))
+        )
+
+    def key(self, raw: Row) -> Key:
+        """The key that a row of either begins with."""
+        return _key(self.rows.table.key, raw)
+
+    def version(self, raw: Row) -> str:
+        """The version that follows it."""
+        return str(raw[len(self.rows.table.key)])
+
+    def fields(self, raw: Row) -> dict[str, Any]:
+        """The object of a row of `statement`."""
+        return self.rows.fields(raw[len(self.rows.table.key) + 1 :])
+
+    def _lead(self) -> list[Composable]:
+        return [*_own_key(self.rows.table), _VERSION]
+
+    def _among(self, keys: Sequence[Key]) -> Composable:
+        return _among(self.rows.table, keys)
+
+
+#: an element or an object, and the versions of the rows that it is made from
+Part = tuple[dict[str, Any], list[str]]
 
 
 @dataclass(frozen=True)
@@ -150,10 +220,12 @@ class Reading:
     collection: str
     table: Table
     rows: _Rows
-    children: tuple[_Children, ...]
+    children: tuple[Children, ...]
     #: (field, seconds) of each TTL index
     ttl: tuple[tuple[str, int], ...]
+    #: other tables that its documents are made from
     embedded: tuple[str, ...] = field(default=())
+    copied: tuple[Copied, ...] = field(default=())
 
     @property
     def has_integer_key(self) -> bool:
@@ -162,73 +234,80 @@ class Reading:
 
     def all_rows(self) -> Composed:
         """Every row that passes the filter."""
-        return self.rows.select([*self._lead(), _VERSION], [], SQL(""))
+        return self.rows.select(self._lead(), [], SQL(""))
 
     def these_rows(self, keys: Sequence[Key]) -> Composed:
         """Those of the rows with these keys that pass the filter."""
-        return self.rows.select([*self._lead(), _VERSION], [self._among(keys)], SQL(""))
-
-    def child_statements(self, keys: Sequence[Key]) -> Iterator[Composed]:
-        """For each array the statement that reads the elements of these parents, in order."""
-        for children in self.children:
-            yield children.statement(_listed(self.table.key, keys))
-
-    def version_statements(self, keys: Sequence[Key]) -> Iterator[Composed]:
-        """For the rows with these keys, and for each array: what reads key and version, unfiltered."""
-        yield self.these_keys(keys, filtered=False)
-        for children in self.children:
-            yield children.versions(_listed(self.table.key, keys))
+        return self.rows.select(self._lead(), [_among(self.table, keys)], SQL(""))
 
     def all_keys(self) -> Composed:
-        """Key and version of every row, whether it passes the filter or not."""
-        wanted = SQL(", ").join([*self._lead(), _VERSION])
-        return SQL("SELECT {} FROM {}").format(wanted, self.table.source)
+        """Key, version and pointers of every row, whether it passes the filter or not."""
+        return SQL("SELECT {} FROM {}").format(SQL(", ").join(self._lead()), self.table.source)
 
     def these_keys(self, keys: Sequence[Key], *, filtered: bool) -> Composed:
-        """Key and version of those of these keys that have a row; filtered: one that passes the filter."""
+        """The same of those of these keys that have a row; filtered: one that passes the filter."""
         condition = self.rows.condition if filtered else None
-        return SQL("{}{}").format(self.all_keys(), _where(condition, self._among(keys)))
+        return SQL("{}{}").format(self.all_keys(), _where(condition, _among(self.table, keys)))
 
     def key(self, raw: Row) -> Key:
         """The key that a row of any of these statements begins with."""
-        return tuple(
-            key_value(c.form, v) for c, v in zip(self.table.key, raw[: len(self.table.key)], strict=True)
-        )
+        return _key(self.table.key, raw)
+
+    def version(self, raw: Row) -> str:
+        """The version that follows it."""
+        return str(raw[len(self.table.key)])
+
+    def pointers(self, raw: Row) -> list[Key | None]:
+        """The key of each row that is copied into this one's document; None where it points to none."""
+        at, found = len(self.table.key) + 1, list[Key | None]()
+        for copied in self.copied:
+            held = raw[at : at + len(copied.pointer)]
+            found.append(None if None in held else _key(copied.rows.table.key, held))
+            at += len(copied.pointer)
+        return found
 
     def id_of(self, key: Key) -> ObjectId:
         """The `_id` of the document for a key."""
         return object_id(self.table.name, key)
 
-    def expected(self, rows: Sequence[Row], children: Sequence[Sequence[Row]]) -> list[Expected]:
-        """The documents for rows, and for what the child statements returned for their keys."""
-        width = len(self.table.key)
-        made = {
-            (key := self.key(row)): Expected(
-                key,
-                self.id_of(key),
-                self.rows.fields(row[width + 1 :]) | {array.array: [] for array in self.children},
-                (row[width],),
-            )
-            for row in rows
-        }
-        versions: dict[Key, list[str]] = {}
-        for array, elements in zip(self.children, children, strict=True):
-            for element in elements:
-                parent = made.get(key := self.key(element))
-                if parent is not None:
-                    parent.fields[array.array].append(array.rows.fields(element[width + 1 :]))
-                    versions.setdefault(key, []).append(element[width])
-        return [
-            Expected(e.key, e.id, e.fields, (*e.version, *versions[e.key])) if e.key in versions else e
-            for e in made.values()
-        ]
+    def expected(
+        self,
+        rows: Sequence[Row],
+        elements: Sequence[Mapping[Key, Sequence[Part]]],
+        copies: Sequence[Mapping[Key, Part]] = (),
+    ) -> list[Expected]:
+        """The documents for rows. elements: of each array, by the parent's key. copies: of each copy, by key."""
+        width = len(self.table.key) + 1 + sum(len(copied.pointer) for copied in self.copied)
+        made = []
+        for row in rows:
+            key, versions = self.key(row), [self.version(row)]
+            fields = self.rows.fields(row[width:])
+            for children, of in zip(self.children, elements, strict=True):
+                fields[children.array] = [element for element, _ in of.get(key, ())]
+                versions += [version for _, more in of.get(key, ()) for version in more]
+            for copied, pointer, there in zip(self.copied, self.pointers(row), copies, strict=True):
+                found = None if pointer is None else there.get(pointer)
+                fields[copied.field] = found[0] if found else None
+                versions += found[1] if found else []
+            made.append(Expected(key, self.id_of(key), fields, tuple(versions)))
+        return made
 
     def _lead(self) -> list[Composable]:
-        return [_key_form(column, column, self.table) for column in self.table.key]
+        pointers = [held for copied in self.copied for held in copied.pointer]
+        return [*_own_key(self.table), _VERSION, *pointers]
 
-    def _among(self, keys: Sequence[Key]) -> Composable:
-        columns = SQL(", ").join(Identifier(self.table.parts[1], column.name) for column in self.table.key)
-        return SQL("({}) IN ({})").format(columns, _listed(self.table.key, keys))
+
+def _key(columns: Sequence[Column], raw: Row) -> Key:
+    return tuple(key_value(c.form, v) for c, v in zip(columns, raw[: len(columns)], strict=True))
+
+
+def _own_key(table: Table) -> list[Composable]:
+    return [_key_form(column, column, table) for column in table.key]
+
+
+def _among(table: Table, keys: Sequence[Key]) -> Composable:
+    columns = SQL(", ").join(Identifier(table.parts[1], column.name) for column in table.key)
+    return SQL("({}) IN ({})").format(columns, _listed(table.key, keys))
 
 
 def reading(name: str, mapping: Mapping_, types: Types) -> Reading:
@@ -245,8 +324,33 @@ def reading(name: str, mapping: Mapping_, types: Types) -> Reading:
             _children(name, array, table, e, mapping, types) for array, e in collection.embed.items()
         ),
         ttl=tuple(_ttl(collection)),
-        embedded=tuple(dict.fromkeys(embed.table for embed in collection.embed.values())),
+        embedded=tuple(name for name in collection.tables if name != shape.table),
+        copied=tuple(
+            _copied(name, field, table, copy, mapping, types) for field, copy in collection.copies.items()
+        ),
     )
+
+
+def _copied(place: str, field: str, own: Table, copy: Copy, mapping: Mapping_, types: Types) -> Copied:
+    place = f"{place}.{field}"
+    table = types.table(copy.table)
+    holding = _holding(place, own, copy.foreign_key, table)
+    return Copied(
+        field=field,
+        rows=_rows(place, copy, table, mapping, types, left_out=()),
+        pointer=tuple(_key_form(c, k, own) for c, k in zip(holding, table.key, strict=True)),
+    )
+
+
+def _holding(place: str, holder: Table, columns: Sequence[str], target: Table) -> list[Column]:
+    """The columns that hold another table's key. Raises MappingInvalid."""
+    if len(columns) != len(target.key):
+        raise MappingInvalid(
+            f"{place}: {', '.join(columns)} cannot hold the key of {target.name}, which has"
+            f" {len(target.key)} columns",
+            remedy="name the columns that hold that key, in its order",
+        )
+    return [_column(place, holder, name) for name in columns]
 
 
 def _ttl(collection: Collection) -> Iterator[tuple[str, int]]:
@@ -272,6 +376,7 @@ def _rows(
         table=table,
         outputs=tuple(outputs.values()),
         constants={name: constant(value) for name, value in shape.constants.items()},
+        defaults={name: constant(value) for name, value in shape.defaults.items()},
         condition=one_expression(shape.where, f"{place}.where") if shape.where is not None else None,
     )
 
@@ -288,6 +393,8 @@ def _outputs(
         for kept, held in reference.kept:
             if held == column.name:
                 yield _Output(kept, converted.sql(here), converted)
+    if shape.only is not None and column.name not in shape.only:
+        return
     if not references and column.name not in shape.omit and column.name not in left_out:
         yield _Output(shape.rename.get(column.name, camel_case(column.name)), converted.sql(here), converted)
 
@@ -311,13 +418,7 @@ def _pointer(field: str, reference: Reference, table: Table, mapping: Mapping_, 
     name = mapping.collections[reference.to].table
     assert name is not None  # the mapping was checked for this when it was loaded
     target = types.table(name)
-    if len(target.key) != len(reference.columns):
-        raise MappingInvalid(
-            f"a reference from {', '.join(reference.columns)} to '{reference.to}': the key of {target.name} has"
-            f" {len(target.key)} columns",
-            remedy="name the columns that hold that key, in its order",
-        )
-    holding = [_column(field, table, column) for column in reference.columns]
+    holding = _holding(field, table, reference.columns, target)
     return _Pointer(
         field,
         [_key_form(column, key, table) for column, key in zip(holding, target.key, strict=True)],
@@ -328,23 +429,19 @@ def _pointer(field: str, reference: Reference, table: Table, mapping: Mapping_, 
 
 def _children(
     place: str, array: str, parent: Table, embed: Embed, mapping: Mapping_, types: Types
-) -> _Children:
+) -> Children:
     place = f"{place}.{array}"
     table = types.table(embed.table)
-    if len(embed.foreign_key) != len(parent.key):
-        raise MappingInvalid(
-            f"{place}: foreign_key has {len(embed.foreign_key)} columns, the primary key of {parent.name} has"
-            f" {len(parent.key)}",
-            remedy="name the child's columns that hold the parent's primary key, in that key's order",
-        )
-    holding = [_column(place, table, name) for name in embed.foreign_key]
+    holding = _holding(place, table, embed.foreign_key, parent)
     sorting = [*(_column(place, table, name) for name in embed.order_by), *table.key]
-    return _Children(
+    return Children(
         array=array,
         rows=_rows(place, embed, table, mapping, types, left_out=embed.foreign_key),
+        parent=parent.key,
         parent_key=tuple(_key_form(c, k, table) for c, k in zip(holding, parent.key, strict=True)),
         held_in=tuple(_comparable(c, k, table) for c, k in zip(holding, parent.key, strict=True)),
         order=SQL(", ").join(_sorted(column, table) for column in sorting),
+        inner=tuple(_children(place, a, table, e, mapping, types) for a, e in embed.embed.items()),
     )
 
 

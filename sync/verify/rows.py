@@ -10,7 +10,7 @@ from bson import ObjectId
 from connectors.positions import Lsn
 from connectors.postgres.client import Session, translated
 from connectors.postgres.sql import Composed
-from sync.verify.expected import Expected, Key, Reading, Row
+from sync.verify.expected import Children, Expected, Key, Part, Reading, Row
 
 
 @contextmanager
@@ -64,12 +64,23 @@ def present(session: Session, reading: Reading, keys: Collection[Key], *, filter
 
 
 def versions(session: Session, reading: Reading, keys: Collection[Key]) -> dict[Key, list[str]]:
-    """The versions of the rows with these keys and of their children, whether they pass a filter or not."""
+    """The versions of the rows with these keys and of all that their documents are made from, whether they pass a
+    filter or not."""
+    if not keys:
+        return {}
     found: dict[Key, list[str]] = {}
     with translated():
-        for statement in reading.version_statements(list(keys)) if keys else ():
-            for row in sorted(_rows(session, statement), key=lambda row: str(row[-1])):
-                found.setdefault(reading.key(row), []).append(row[-1])
+        rows = _rows(session, reading.these_keys(list(keys), filtered=False))
+        for row in rows:
+            found.setdefault(reading.key(row), []).append(reading.version(row))
+        for children in reading.children:
+            for key, parts in _elements(session, children, list(keys), filtered=False).items():
+                found.setdefault(key, []).extend(sorted(v for _, more in parts for v in more))
+        for at, copied in enumerate(_copies(session, reading, rows, filtered=False)):
+            for row in rows:
+                pointer = reading.pointers(row)[at]
+                if pointer is not None and pointer in copied:
+                    found[reading.key(row)] += copied[pointer][1]
     return found
 
 
@@ -87,8 +98,50 @@ def keys_of(session: Session, reading: Reading, ids: Collection[ObjectId]) -> di
 
 def _expected(session: Session, reading: Reading, found: Sequence[Row]) -> list[Expected]:
     keys = [reading.key(row) for row in found]
-    children = [_rows(session, statement) for statement in reading.child_statements(keys)] if keys else [[]]
-    return reading.expected(found, children if keys else [[] for _ in reading.children])
+    elements = [_elements(session, children, keys, filtered=True) for children in reading.children]
+    return reading.expected(found, elements, _copies(session, reading, found, filtered=True))
+
+
+def _elements(
+    session: Session, children: Children, parents: Sequence[Key], *, filtered: bool
+) -> dict[Key, list[Part]]:
+    """The elements of each of these parents in their order, with those inside of them. filtered: else their
+    versions only, of all children."""
+    if not parents:
+        return {}
+    statement = children.statement(parents) if filtered else children.versions(parents)
+    found = _rows(session, statement)
+    keys = [children.key(row) for row in found]
+    inner = [(c.array, _elements(session, c, keys, filtered=filtered)) for c in children.inner]
+    made: dict[Key, list[Part]] = {}
+    for row, key in zip(found, keys, strict=True):
+        element = children.fields(row) if filtered else {}
+        seen = [children.version(row)]
+        for array, of in inner:
+            element[array] = [part for part, _ in of.get(key, ())]
+            seen += [version for _, more in of.get(key, ()) for version in more]
+        made.setdefault(children.parent_of(row), []).append((element, seen))
+    return made
+
+
+def _copies(
+    session: Session, reading: Reading, found: Sequence[Row], *, filtered: bool
+) -> list[dict[Key, Part]]:
+    """What is copied into the documents of these rows, for each copy by key."""
+    made = []
+    pointers = [reading.pointers(row) for row in found]
+    for at, copied in enumerate(reading.copied):
+        keys = list({pointer[at]: None for pointer in pointers if pointer[at] is not None})
+        wanted = [key for key in keys if key is not None]
+        statement = copied.statement if filtered else copied.versions
+        there = _rows(session, statement(wanted)) if wanted else []
+        made.append(
+            {
+                copied.key(row): (copied.fields(row) if filtered else {}, [copied.version(row)])
+                for row in there
+            }
+        )
+    return made
 
 
 def _rows(session: Session, statement: Composed) -> list[Row]:

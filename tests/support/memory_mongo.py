@@ -577,7 +577,15 @@ def _shown(document: Document, fields: Mapping[str, Any] | None) -> Document:
     if fields is None:
         return _copy(document)
     names = ("_id", *(name for name in fields if name != "_id"))
-    return {name: _copy(document[name]) for name in names if name in document}
+    shown = {name: _copy(document[name]) for name in names if name in document}
+    for path in (name for name in names if "." in name):
+        *parents, last = path.split(".")
+        if (found := _at(document, path)) is not _MISSING:
+            inner = shown
+            for parent in parents:
+                inner = inner.setdefault(parent, {})
+            inner[last] = _copy(found)
+    return shown
 
 
 def _copy(value: Any) -> Any:

@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
-from tests.support.simulation import MEMBERS, TEAMS
+from tests.support.simulation import BADGES, FILES, MEMBERS, TEAMS
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def _set(*names: str) -> frozenset[str]:
 #: moods of histories in which rare meetings are likely
 _ZOMBIES = {"busy": 0.2, "moves": 10.0, "pauses": 20, "partitions": 2, "tables": (TEAMS,), "width": 2}
 _FAMILY = {"busy": 0.2, "partitions": 2, "tables": (TEAMS, MEMBERS), "width": 2, "pauses": 2, "moves": 0.0}
+_DEEP = {**_FAMILY, "tables": (TEAMS, MEMBERS, BADGES)}
 _EMPTIED = {"tables": (MEMBERS,), "width": 2, "partitions": 3}
 _PARKING = {"busy": 0.4, "partitions": 2, "width": 2, "pauses": 6}
 _BARE = _set("load", "bad", "tagged", "gone", "lost answer", "repeat", "markers", "unique", "truncate")
@@ -109,6 +110,7 @@ _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
 _RELOAD, _WALK, _RENEW = "sync.snapshot.reload", "sync.snapshot.walk", "sync.setup.renew"
 _LOST = _set("lost slot", "delete", "flip")
 _LETTERS, _PARKED = "consumers.dead_letters", "connectors.mongo.parked"
+_ARRAYS, _COPIES = "consumers.apply.arrays", "consumers.apply.copies"
 
 MUTANTS = (
     # 1: the position lies in the transaction of the rows
@@ -221,8 +223,8 @@ MUTANTS = (
         "leaving is no delete",
         4,
         f"{_WRITE}:RowWriter._documents",
-        "not isinstance(op, Put) or not use.inside(op.natives, now)",
-        "not isinstance(op, Put)",
+        "isinstance(op, Put) and use.inside(op.natives, now)",
+        "isinstance(op, Put)",
     ),
     Mutant(
         "leaving is no delete of a staged row",
@@ -428,7 +430,7 @@ MUTANTS = (
         "truncate: what is newer goes too",
         7,
         f"{_WRITE}:RowWriter.remove_below",
-        ', stamp: {"$lt": Int64(lsn)}',
+        ', use.stamp: {"$lt": Int64(lsn)}',
         "",
         needs=_set("truncate"),
         without=_set("load", "bad"),
@@ -472,9 +474,9 @@ MUTANTS = (
     Mutant(
         "anchors: none",
         9,
-        f"{_WRITE}:Arrays.remake",
-        "for parent in ordered]",
-        "for parent in ()]",
+        f"{_ARRAYS}:Arrays.remake",
+        "for row in sorted(rows)]",
+        "for row in ()]",
         needs=_set("flip", "delete"),
         without=_BARE,
         mood=_FAMILY,
@@ -483,9 +485,9 @@ MUTANTS = (
     Mutant(
         "anchors: not for a child's parents",
         9,
-        f"{_WRITE}:Arrays.remake",
-        "for parent in ordered]",
-        "for parent in ordered if (collection, parent) in self._exists]",
+        f"{_ARRAYS}:Arrays.remake",
+        "for row in sorted(rows)]",
+        "for row in sorted(rows) if (place, row) in self._exists]",
         needs=_set("flip", "delete"),
         without=_BARE,
         mood=_FAMILY,
@@ -494,9 +496,9 @@ MUTANTS = (
     Mutant(
         "anchors: not for a parent itself",
         9,
-        f"{_WRITE}:Arrays.remake",
-        "for parent in ordered]",
-        "for parent in ordered if (collection, parent) not in self._exists]",
+        f"{_ARRAYS}:Arrays.remake",
+        "for row in sorted(rows)]",
+        "for row in sorted(rows) if (place, row) not in self._exists]",
         needs=_set("flip", "delete"),
         without=_BARE,
         mood=_FAMILY,
@@ -512,9 +514,139 @@ MUTANTS = (
     Mutant(
         "a new parent starts without children",
         9,
-        f"{_WRITE}:Arrays.come",
+        f"{_ARRAYS}:Arrays.come",
         ".update(self._plan.arrays[collection])",
         "",
+    ),
+    Mutant(
+        "what is inside of an element changes, the document's array stays",
+        9,
+        f"{_ARRAYS}:Arrays._go_up",
+        'self.changed(use, staged["p"])',
+        "pass",
+        needs=_set("deep"),
+        mood={"tables": (TEAMS, MEMBERS, BADGES)},
+    ),
+    Mutant(
+        "elements are remade without what is inside of them",
+        9,
+        f"{_ARRAYS}:inner_arrays",
+        "element[array] = made.get(row, [])",
+        "element[array] = []",
+        needs=_set("deep"),
+    ),
+    Mutant(
+        "anchors: an element that comes, goes or moves has none",
+        9,
+        f"{_ARRAYS}:Arrays.moved",
+        "self._anchor(use.place, row)",
+        "pass",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood=_DEEP,
+        rare=True,
+    ),
+    Mutant(
+        "anchors: an element has none for what is inside of it",
+        9,
+        f"{_ARRAYS}:Arrays.changed",
+        "self._anchor(use.home, parent)",
+        "use.home in self._plan.documents and self._anchor(use.home, parent)",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood=_DEEP,
+        rare=True,
+    ),
+    Mutant(
+        "loaded: documents before what is inside of their elements",
+        9,
+        f"{_LOAD}:Loader._work",
+        "for staged in (True, False):",
+        "for staged in (False, True):",
+        needs=_set("deep", "load"),
+    ),
+    Mutant(
+        "copies: a document keeps those of its old parent",
+        9,
+        f"{_COPIES}:Copies.fill",
+        '!= (there.get("_sync") or {}).get("copy", {}).get(field, _UNKNOWN)',
+        "!= _UNKNOWN and not there",
+        needs=_set("deep"),
+    ),
+    Mutant(
+        "copies: a parent that changes reaches nobody",
+        9,
+        f"{_COPIES}:Copies.settle",
+        'self._tx.bulk(collection, [write("set", d["_id"], {field: value}) for d in there])',
+        "pass",
+        needs=_set("deep"),
+    ),
+    Mutant(
+        "copies: no job",
+        9,
+        f"{_COPIES}:Copies.settle",
+        "ledger.record_copy(self._tx, collection, field, parent)",
+        "pass",
+        needs=_set("deep"),
+    ),
+    Mutant(
+        "copies: a document writes no anchor",
+        9,
+        f"{_COPIES}:Copies.fill",
+        "for p in wanted]",
+        "for p in ()]",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+    ),
+    Mutant(
+        "copies: a parent writes no anchors",
+        9,
+        f"{_COPIES}:Copies.settle",
+        "for p in ordered for slot in range(SLOTS)]",
+        "for p in () for slot in range(SLOTS)]",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+    ),
+    Mutant(
+        "copies: a parent writes one anchor of all",
+        9,
+        f"{_COPIES}:Copies.settle",
+        "for slot in range(SLOTS)]",
+        "for slot in (0,)]",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+        rare=True,
+    ),
+    Mutant(
+        "copies: a job leaves what looks right",
+        9,
+        f"{_COPIES}:copy_again",
+        "for d in there])",
+        "for d in tx.find(job.collection, query) if d.get(job.field) != value])",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+        rare=True,
+    ),
+    Mutant(
+        "copies: a truncated parent stays in its children",
+        9,
+        f"{_WRITE}:RowWriter.remove_below",
+        "copies.settle()",
+        "pass",
+        needs=_set("deep", "truncate"),
+        mood={"tables": (TEAMS, MEMBERS), "width": 2},
+    ),
+    Mutant(
+        "copies: not loaded",
+        9,
+        f"{_COPIES}:fill_held",
+        "document[field] = staged.get(parent)",
+        "document[field] = None",
+        needs=_set("deep", "load"),
     ),
     # 10: parked
     Mutant(
@@ -573,7 +705,7 @@ MUTANTS = (
     Mutant(
         "truncate: what was parked stays",
         10,
-        f"{_WORKER}._jobs",
+        "consumers.apply.jobs:Jobs.run",
         "parked.void_below",
         "(lambda *_, **__: None) if True else parked.void_below",
         needs=_set("truncate", "bad"),
@@ -984,7 +1116,7 @@ PURE = (
     Mutant(
         "arrays: NULL comes first",
         9,
-        f"{_WRITE}:sort_key",
+        f"{_ARRAYS}:sort_key",
         "(2, 0) if v is None",
         "(-1, 0) if v is None",
         tests=_FOLD,
@@ -992,7 +1124,7 @@ PURE = (
     Mutant(
         "arrays: not in their order",
         9,
-        f"{_WRITE}:arrays_from_staging",
+        f"{_ARRAYS}:arrays_from_staging",
         'sorted(of, key=lambda row: sort_key(row["o"]))',
         "of",
         tests=_FOLD,
@@ -1068,7 +1200,7 @@ PURE = (
         "unique: a key that its id does not give",
         11,
         f"{_TIED}:key_of_document",
-        'if "key" in stamp:',
+        "if texts is not None:",
         "if False:",
         tests=_UNIQUE,
     ),

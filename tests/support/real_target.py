@@ -73,7 +73,7 @@ class Target:
             self.db.create_collection(name)
         for own in (
             *ledger.OWN,
-            *(u.staging for a in self.recording.plan.arrays.values() for u in a.values()),
+            *(u.place for a in self.recording.plan.arrays.values() for u in a.values()),
         ):
             if own not in self.db.list_collection_names():
                 self.db.create_collection(own)

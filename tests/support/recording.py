@@ -61,7 +61,7 @@ class Truth:
     """What MongoDB has to hold: by collection and `_id`, less `_sync`; and what has to be staged."""
 
     documents: Mapping[str, Mapping[ObjectId, Document]]
-    staged: frozenset[str]
+    staged: frozenset[ObjectId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,8 +287,8 @@ def truth(session: psycopg.Connection[Any], number: int) -> Truth:
             for row in there
         },
     }
-    staged = (orjson.dumps([row[0], row[1]] if paired else [row[1]]).decode() for row in active if row[0])
-    return Truth(documents, frozenset(staged))
+    staged = frozenset(_member_id(s, paired, row) for row in active if row[0])
+    return Truth(documents, staged)
 
 
 def _element(row: Row) -> Document:

@@ -205,13 +205,13 @@ class Delivery(World):
         self.slot_snapshot = self.pg.export()
 
     def _leave_documents(self) -> None:
-        uses = [*self.plan.documents.values(), *(u for a in self.plan.arrays.values() for u in a.values())]
-        for use in uses:
+        staged_uses = [u for name in self.plan.documents for u in self.plan.staged(name)]
+        for use in [*self.plan.documents.values(), *staged_uses]:
             old: Document = {"_id": ObjectId(b"an old thing"), "_sync": {"at": 1, "lsn": 5}, "name": "old"}
-            if use.array:
+            if use.staged:
                 key = row_key([77] * len(use.table.key))
                 old = {"_id": key, "p": ObjectId(b"an old thing"), "o": [1], "l": 5, "d": {}}
-            self.store.plain_write(use.staging if use.array else use.collection, old["_id"], old)
+            self.store.plain_write(use.place, old["_id"], old)
 
     def _send(self) -> None:
         if not self.slot:
@@ -274,7 +274,7 @@ def judge(recording: Recording, truth: Truth, store: MemoryMongo) -> None:
     """Compare what MongoDB holds with what SQL says. Raises Failed."""
     held = {name: store.collection(name) for name in truth.documents}
     compare(truth, held)
-    [staging] = [use.staging for of in recording.plan.arrays.values() for use in of.values()]
+    [staging] = [use.place for of in recording.plan.arrays.values() for use in of.values()]
     if set(store.collection(staging)) != truth.staged:
         raise Failed(f"staged are {sorted(store.collection(staging))}, should be {sorted(truth.staged)}")
 

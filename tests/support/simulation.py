@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -25,6 +25,7 @@ from uuid import UUID
 import orjson
 from bson import Decimal128, ObjectId
 
+import consumers.apply.copies as copies_module
 import consumers.dead_letters as dead_letters
 import consumers.worker as worker_module
 import sync.snapshot.lease as lease_module
@@ -60,6 +61,7 @@ from tests.support.shrinking import smallest
 
 PLACEHOLDER = "__unsent_of_a_test"
 TEAMS, MEMBERS, FILES = "public.teams", "public.members", "public.files"
+BADGES = "public.badges"
 NOW_US = 1_700_000_000_000_000
 #: no Decimal128 holds it: a row with it cannot be mapped
 BAD = Decimal("1." + "1" * 40)
@@ -92,6 +94,24 @@ collections:
 """
 
 
+#: the same, with arrays inside of the elements of an array, and a parent's fields in its children's documents
+DEEP = MAPPING.replace(
+    """        order_by: place
+""",
+    """        order_by: place
+        embed:
+          badges: {from: public.badges, foreign_key: member_id, where: shown, rename: {id: badgeId}, order_by: rank}
+""",
+).replace(
+    """  files:
+""",
+    """    copy:
+      team: {from: public.teams, foreign_key: team_id, where: is_active, only: [team_name, description, score]}
+  files:
+    copy:
+      team: {from: public.teams, foreign_key: team_id, where: is_active, only: [team_name, description, score]}
+""",
+)
 NOT_NULL = {"id", "team_name", "folder", "name"}
 
 
@@ -155,12 +175,26 @@ TAGGED = {
 }
 
 
+BADGE = Source(
+    table(BADGES, id="bigint", member_id="bigint", rank="integer", label="text", shown="boolean"),
+    toasted=frozenset({"label"}),
+)
+
+
+def sources_of(features: Set[str]) -> dict[str, Source]:
+    """The tables of a history with these features."""
+    sources = TAGGED if "tagged" in features else SOURCES
+    return {**sources, BADGES: BADGE} if "deep" in features else sources
+
+
 @cache
-def plan_of(tagged: bool) -> Plan:
+def plan_of(tagged: bool, deep: bool = False) -> Plan:
     """The mapping, compiled."""
-    sources = TAGGED if tagged else SOURCES
-    declared = spec.parse(MAPPING)
-    return compile_plan(declared, {n: s.table for n, s in sources.items()}, spec.Lines(MAPPING, "mapping"))
+    sources = sources_of({name for name, on in (("tagged", tagged), ("deep", deep)) if on})
+    text = DEEP if deep else MAPPING
+    return compile_plan(
+        spec.parse(text), {n: s.table for n, s in sources.items()}, spec.Lines(text, "mapping")
+    )
 
 
 class Failed(AssertionError):
@@ -232,6 +266,8 @@ KINDS: dict[str, tuple[set[str], set[str]]] = {
     "zombies": ({"zombie", "rebalance", "crash", "flip"}, {"load"}),
     "rows read again": ({"reload", "crash", "gone"}, {"load"}),
     "slots that are lost": ({"lost slot", "crash", "delete"}, set()),
+    "arrays in arrays, copies": ({"deep", "flip", "rekey", "delete", "crash"}, set()),
+    "arrays in arrays, copies, loads that die": ({"deep", "load", "crash", "gone", "truncate"}, set()),
     "rows that cannot be mapped": ({"bad", "unique", "swap", "delete"}, {"load"}),
     "rows tried again": ({"bad", "retry", "crash", "flip"}, set()),
 }
@@ -284,6 +320,8 @@ class World:
         self.features = (self.features | self.only) - self.without
         if self.script is not None:
             self.features &= self.script.features
+        if "deep" in self.features:
+            self.features.discard("bad")  # copies of what cannot be mapped are not judged
         if "load" in self.features:
             self.features.discard("unique")  # indexes are built after the load has caught up
         mood = {
@@ -297,6 +335,8 @@ class World:
             **self.mood,
         }
         self.tables: tuple[str, ...] = mood["tables"]
+        if "deep" in self.features and "tables" not in self.mood:
+            self.tables = rng.choice(((TEAMS, MEMBERS, BADGES), (MEMBERS, BADGES), (TEAMS, FILES)))
         self.width: int = mood["width"]
         self.busy: float = mood["busy"]
         self.pauses: int = mood["pauses"]
@@ -322,8 +362,8 @@ class World:
     def _make_source(self, mood: Mapping[str, Any]) -> None:
         """PostgreSQL and Kafka."""
         rng = self.rng
-        self.plan = plan_of("tagged" in self.features)
-        sources = TAGGED if "tagged" in self.features else SOURCES
+        self.plan = plan_of("tagged" in self.features, "deep" in self.features)
+        sources = sources_of(self.features)
         self.pg = MemoryPostgres(sources, first_tx=rng.choice((700, (1 << 32) - 5, (3 << 32) + 9)))
         self.topics = Topics(sources, mood["partitions"], PLACEHOLDER)
         self.rows: Any = MemoryRows(self.pg, self.moment, lambda: self.sleep(0.1))
@@ -387,7 +427,10 @@ class World:
         old = {"teamName": "old", "_sync": {"at": 1, "lsn": 5}, "members": []}
         for collection, document in (
             ("teams", {"_id": ObjectId(b"an old thing"), **old}),
-            ("_tandem_rows_teams_members", {"_id": "[77]", "p": _id(TEAMS, 1), "o": [1], "l": 5, "d": {}}),
+            (
+                "_tandem_rows_teams_members",
+                {"_id": _id(MEMBERS, 77), "p": _id(TEAMS, 1), "o": [1], "l": 5, "d": {}},
+            ),
         ):
             self.store.plain_write(collection, document["_id"], document)
 
@@ -421,7 +464,10 @@ class World:
             "connect": lambda *_, **__: nullcontext(SimpleNamespace(execute=self._waits_for_standby)),
             "translated": lambda *_: nullcontext(),
         }
+        few, slots_ = random.Random(f"{self.seed} copies").choice(((200, 8), (0, 8), (1, 1), (0, 1)))
         with ExitStack() as stack:
+            stack.enter_context(patch.object(copies_module, "FEW", few))
+            stack.enter_context(patch.object(copies_module, "SLOTS", slots_))
             for module in (worker_module, dead_letters):
                 stack.enter_context(patch.object(module, "time", time))
             patches["CurrentRows"] = lambda *_: self.rows
@@ -692,9 +738,9 @@ class World:
             elif kind == "flip":
                 if name == FILES:
                     return
-                flipped = "is_active" if name == TEAMS else "status"
+                flipped = {TEAMS: "is_active", BADGES: "shown"}.get(name, "status")
                 old = there[key][flipped]
-                values = {flipped: (not old) if name == TEAMS else rng.choice(("active", "disabled", "gone"))}
+                values = {flipped: rng.choice(("active", "disabled", "gone")) if name == MEMBERS else not old}
             elif kind == "toast":  # the long value alone
                 column = next(iter(self.pg.sources[name].toasted))
                 values = {column: values[column]}
@@ -703,6 +749,7 @@ class World:
                     TEAMS: ("team_name", "score"),
                     MEMBERS: ("team_id", "place", "weight"),
                     FILES: ("name", "team_id"),
+                    BADGES: ("member_id", "rank"),
                 }
                 column = rng.choice(small[name])
                 values = {column: values[column]}
@@ -760,6 +807,14 @@ class World:
                 "note": f"note {fresh}",
                 "status": rng.choice(("active", "active", "active", "disabled", "gone")),
                 "weight": number,
+            }
+        if name == BADGES:
+            return {
+                "id": n + 1,
+                "member_id": rng.choice((1, 1, 2, None)),
+                "rank": rng.choice((1, 2, None)),
+                "label": f"label {fresh}",
+                "shown": rng.random() < 0.8,
             }
         row: RowValues = {
             "id": UUID(int=n + 1),
@@ -926,6 +981,8 @@ class World:
             str(self.plan.documents["memberships"].where_sql): membership_inside,
             str(self.plan.arrays["teams"]["members"].where_sql): member_inside,
         }
+        for inner in self.plan.arrays.get("_tandem_rows_teams_members", {}).values():
+            conditions[str(inner.where_sql)] = badge_inside
         return MemorySnapshotReader(
             self.pg, self.pg.exported[name], conditions, self.moment, lambda: self.sleep(0.1)
         )
@@ -1077,6 +1134,11 @@ def membership_inside(row: RowValues) -> bool:
     return bool(row["status"] != "gone")
 
 
+def badge_inside(row: RowValues) -> bool:
+    """teams.members.badges: where shown."""
+    return row["shown"] is True
+
+
 def _id(name: str, key: int | UUID | None) -> ObjectId | None:
     if key is None:
         return None
@@ -1135,7 +1197,7 @@ def judge(rows: Mapping[str, Mapping[Key, RowValues]], store: MemoryMongo, *, ea
             "description": t["description"],
             "isActive": True,
             "score": _number(t["score"]),
-            "members": [_element(m) for m in arrays.get(t["id"], ())],
+            "members": [{**_element(m), **_inner(rows, m)} for m in arrays.get(t["id"], ())],
         }
         for t in teams
         if team_inside(t)
@@ -1147,7 +1209,11 @@ def judge(rows: Mapping[str, Mapping[Key, RowValues]], store: MemoryMongo, *, ea
     _compare(
         "memberships",
         {
-            _id(MEMBERS, m["id"]): {**_element(m), "teamId": _id(TEAMS, m["team_id"])}
+            _id(MEMBERS, m["id"]): {
+                **_element(m),
+                "teamId": _id(TEAMS, m["team_id"]),
+                **_team_of(rows, m),
+            }
             for m in members
             if membership_inside(m)
         },
@@ -1156,12 +1222,12 @@ def judge(rows: Mapping[str, Mapping[Key, RowValues]], store: MemoryMongo, *, ea
     )
     _compare(
         "files",
-        {_id(FILES, f["id"]): _file(f) for f in files},
+        {_id(FILES, f["id"]): {**_file(f), **_team_of(rows, f)} for f in files},
         {k: _plain(d) for k, d in store.collection("files").items()},
         set(),
     )
     staged = {
-        f"[{m['id']}]": (_id(TEAMS, m["team_id"]), _element(m))
+        _id(MEMBERS, m["id"]): (_id(TEAMS, m["team_id"]), _element(m))
         for m in members
         if member_inside(m) and m["team_id"] is not None
     }
@@ -1170,8 +1236,47 @@ def judge(rows: Mapping[str, Mapping[Key, RowValues]], store: MemoryMongo, *, ea
         "staged",
         staged,
         {k: (d["p"], _dated(d["d"])) for k, d in held_rows.items()},
-        {f"[{m}]" for m in bad_members},
+        {_id(MEMBERS, m) for m in bad_members},
     )
+    _compare(
+        "staged badges",
+        {
+            _id(BADGES, b["id"]): (_id(MEMBERS, b["member_id"]), _badge(b))
+            for b in rows.get(BADGES, {}).values()
+            if badge_inside(b) and b["member_id"] is not None
+        },
+        {k: (d["p"], d["d"]) for k, d in store.collection("_tandem_rows_teams_members_badges").items()},
+        set(),
+    )
+
+
+def _badge(row: RowValues) -> Document:
+    return {"badgeId": row["id"], "rank": row["rank"], "label": row["label"], "shown": True}
+
+
+def _inner(rows: Mapping[str, Mapping[Key, RowValues]], member: RowValues) -> Document:
+    """The array inside of a member's element."""
+    if BADGES not in rows:
+        return {}
+    mine = [b for b in rows[BADGES].values() if badge_inside(b) and b["member_id"] == member["id"]]
+    mine.sort(key=lambda b: (b["rank"] is None, b["rank"] or 0, b["id"]))
+    return {"badges": [_badge(b) for b in mine]}
+
+
+def _team_of(rows: Mapping[str, Mapping[Key, RowValues]], row: RowValues) -> Document:
+    """What is copied of the team of a member or a file."""
+    if BADGES not in rows:
+        return {}
+    team = rows[TEAMS].get((row["team_id"],))
+    if team is None or not team_inside(team):
+        return {"team": None}
+    return {
+        "team": {
+            "teamName": team["team_name"],
+            "description": team["description"],
+            "score": _number(team["score"]),
+        }
+    }
 
 
 def _file(row: RowValues) -> Document:

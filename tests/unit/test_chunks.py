@@ -24,7 +24,7 @@ def holds(chunk: Chunk, key: Key) -> bool:
 
 @given(keys=KEYS, every=st.integers(1, 10))
 def test_every_key_is_in_one_chunk(keys: list[Key], every: int) -> None:
-    chunks = cut("c", boundaries(keys, every), len(keys), every)
+    chunks = cut("c", "c", boundaries(keys, every), len(keys), every)
     for key in [(a, b) for a in range(-6, 7) for b in range(-6, 7)]:  # those that are not there yet, too
         assert sum(holds(chunk, key) for chunk in chunks) == 1
     for chunk in chunks:
@@ -35,12 +35,12 @@ def test_every_key_is_in_one_chunk(keys: list[Key], every: int) -> None:
 
 
 def test_an_empty_table_is_one_chunk() -> None:
-    [chunk] = cut("c", [], 0, 100)
+    [chunk] = cut("c", "c", [], 0, 100)
     assert (chunk.keys, chunk.rows, chunk.done, chunk.tries) == ((None, None), 0, False, 0)
 
 
 @given(keys=KEYS, every=st.integers(1, 10))
 def test_chunks_survive_their_documents(keys: list[Key], every: int) -> None:
-    for chunk in cut("c", boundaries(keys, every), len(keys), every):
+    for chunk in cut("c", "c", boundaries(keys, every), len(keys), every):
         assert Chunk.of(bson.decode(bson.encode(chunk.document()))) == chunk
         assert chunk.document()["_id"] == f"c/{chunk.number}"

@@ -52,6 +52,7 @@ CATALOG = {
         table("public.pairs", "a b", a="integer", b="text", v="text"),
         table("public.of_pairs", "id", id="bigint", pa="integer", pb="text"),
         table("public.by_json", "j", j="jsonb"),
+        table("public.badges", "id", id="bigint", m_team="bigint", m_user="bigint", label="text"),
         table("public.by_uuid", "id", id="uuid", big="oid"),
     )
 }
@@ -158,7 +159,7 @@ def test_an_element_lacks_its_foreign_key_and_what_a_reference_uses() -> None:
     assert use.parent_of(row) == object_id("public.teams", (7,))
     assert use.parent_of({**row, "team_id": None}) is None
     assert [part.column for part in use.order] == ["rank", "team_id", "user_id"]
-    assert use.staging == "_tandem_rows_teams_members"
+    assert use.place == "_tandem_rows_teams_members"
 
 
 def test_a_parent_with_a_key_of_two_columns() -> None:
@@ -359,3 +360,87 @@ def test_a_key_that_is_declared() -> None:
     assert plan.tables["public.teams"].key_of({"id": 7, "team_name": "a"}) == ("a", 7)
     assert "no column 'ids'" in refused(one("key: [ids]"))[0]
     assert "another key" in refused(one("key: id\n  d: {from: public.teams, key: team_name}"))[0]
+
+
+NESTED = """version: 1
+collections:
+  teams:
+    from: public.teams
+    only: [id, team_name]
+    embed:
+      members:
+        from: public.members
+        foreign_key: team_id
+        only: [role]
+        embed:
+          badges: {from: public.badges, foreign_key: [m_team, m_user], only: label, order_by: label}
+  members:
+    from: public.members
+    only: [role]
+    copy:
+      team: {from: public.teams, foreign_key: team_id, only: [team_name], where: is_active}
+"""
+
+
+def test_an_array_inside_of_an_element_hangs_on_its_staged_row() -> None:
+    plan = compiled(NESTED)
+    members = plan.arrays["teams"]["members"]
+    badges = plan.arrays[members.place]["badges"]
+    assert (badges.home, badges.path) == (members.place, ("members", "badges"))
+    assert plan.at(badges.home) is members
+    assert plan.staged("teams") == [badges, members]
+    assert plan.staged_apart("teams") == [badges]
+    assert badges.parent_of({"m_team": 1, "m_user": 2}) == members.id_of((1, 2))
+    assert badges.document({"id": 1, "m_team": 1, "m_user": 2, "label": "x"}, 0) == {"label": "x"}
+    assert plan.groups == (("teams", "members"),)
+
+
+def test_what_is_copied_is_staged_and_pointed_to() -> None:
+    plan = compiled(NESTED)
+    use, team = plan.documents["members"], plan.copies["members"]["team"]
+    assert [p.column for p in use.pointers[0][1]] == ["team_id"]
+    assert "team_id" in use.needed
+    assert team.document({**TEAM, "embedding": None}, 0) == {"teamName": "a"}
+    assert team.staged
+    assert [u.place for u in plan.uses("public.teams")] == [team.place, "teams"]
+    assert set(plan.group_tables(("members",))) == {"public.members", "public.teams"}
+
+
+def test_defaults_stand_for_null_only() -> None:
+    use = compiled(one("only: [id, team_name]\n    defaults: {teamName: nobody}")).documents["c"]
+    assert use.document({**TEAM, "team_name": None}, 0) == {"id": Int64(7), "teamName": "nobody"}
+    assert use.document({**TEAM, "team_name": ""}, 0) == {"id": Int64(7), "teamName": ""}
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ("only: [id, ids]", "no column 'ids'"),
+        ("only: [id]\n    omit: [price]", "give one of them"),
+        ("defaults: {nothing: 1}", "no column is written to a field 'nothing'"),
+        ("copy: {o: {from: public.users, foreign_key: team_name}}", "a text cannot hold the key id"),
+        ("copy: {o: {from: public.users, foreign_key: creator}}", "no column 'creator'"),
+        ("copy: {teamName: {from: public.users, foreign_key: created_by}}", "two things would be written"),
+        (
+            "embed: {m: {from: public.members, foreign_key: team_id, embed:"
+            " {b: {from: public.badges, foreign_key: m_team}}}}",
+            "it has to name as many columns as public.members's key (team_id, user_id)",
+        ),
+        (
+            "embed: {m: {from: public.members, foreign_key: team_id, embed:"
+            " {role: {from: public.badges, foreign_key: [m_team, m_user]}}}}",
+            "two things would be written to the field 'role'",
+        ),
+    ],
+)
+def test_nested_and_copied_shapes_that_cannot_be(options: str, what: str) -> None:
+    assert what in "\n".join(refused(one(options)))
+
+
+def test_staged_rows_of_two_uses_never_lie_in_one_place() -> None:
+    text = """version: 1
+collections:
+  a_b: {from: public.teams, embed: {c: {from: public.members, foreign_key: team_id}}}
+  a: {from: public.teams, embed: {b_c: {from: public.members, foreign_key: team_id}}}
+"""
+    assert "_tandem_rows_a_b_c" in refused(text)[0]

@@ -72,7 +72,7 @@ def test_a_file_that_is_none(text: str, expected: list[str]) -> None:
         (6, "to: users", "to: users, keep: a.b", "createdBy.keep"),
         (8, "foreign_key: team_id, ", "", "'foreign_key' is missing"),
         (8, "foreign_key: team_id", "foreign_key: []", "members.foreign_key"),
-        (8, "order_by: [joined_at]", "embed: {}", "unknown option 'embed'"),
+        (8, "order_by: [joined_at]", "embeds: {}", "unknown option 'embeds'"),
         (10, "keys: {teamId: 1}", "keys: {}", "indexes.0.keys"),
         (10, "keys: {teamId: 1}", "keys: {teamId: 1}, expire_after_s: -1", "indexes.0.expire_after_s"),
         (10, "keys: {teamId: 1}", "keys: {teamId: 1}, uniq: true", "unknown option 'uniq'"),

@@ -53,14 +53,14 @@ def test_positions_beyond_the_ends_are_complete_too() -> None:
         (ledger({P1: 0, Q0: 5}), ["10 records are not yet applied"]),
         (ledger({}), ["15 records are not yet applied"]),
         (ledger(held={P1: "load:none", P0: "load:x", Q0: "load:y"}), ["not loaded yet, or held: s.t, s.u"]),
-        (ledger(jobs=2), ["2 truncates are still being carried out"]),
+        (ledger(jobs=2), ["2 jobs are still being carried out (truncates, copies of a parent)"]),
         (ledger(parked=3), ["3 rows are parked"]),
         (
             ledger({P0: 0, P1: 0, Q0: 5}, {Q0: "load:x"}, 1, 1),
             [
                 "10 records are not yet applied",
                 "not loaded yet, or held: s.u",
-                "1 truncates are still being carried out",
+                "1 jobs are still being carried out (truncates, copies of a parent)",
                 "1 rows are parked",
             ],
         ),

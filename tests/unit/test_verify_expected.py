@@ -76,14 +76,24 @@ def items(mapping: str = MAPPING) -> Reading:
     return reading("items", parse(mapping), Twin())
 
 
+def elements(*tags: tuple[Any, ...]) -> dict[Any, list[Any]]:
+    """As rows.py gathers them from what a statement returned."""
+    [children] = items().children
+    made: dict[Any, list[Any]] = {}
+    for tag in tags:
+        made.setdefault(children.parent_of(tag), []).append((children.fields(tag), [children.version(tag)]))
+    return made
+
+
 def expected(*tags: tuple[Any, ...]) -> dict[str, Any]:
-    [made] = items().expected([ITEM], [list(tags)])
+    [made] = items().expected([ITEM], [elements(*tags)])
     assert made.id == object_id("public.items", (7,))
     return made.fields
 
 
 def test_fields_of_a_document() -> None:
-    assert expected((7, "742", "a", 3), (7, "742", "b", None), (8, "742", "of another", 3)) == {
+    tags = (7, 7, "a", "742", "a", 3), (7, 7, "b", "742", "b", None), (8, 8, "a", "742", "of another", 3)
+    assert expected(*tags) == {
         "originalId": Int64(7),
         "shop": object_id("public.shops", (3,)),
         "originalShopId": Int64(3),
@@ -100,7 +110,8 @@ def test_a_parent_without_children_has_an_empty_array() -> None:
 
 
 def test_a_child_that_changes_makes_another_version() -> None:
-    versions = [items().expected([ITEM], [[(7, xmin, "a", 3)]])[0].version for xmin in ("1", "2")]
+    found = [items().expected([ITEM], [elements((7, 7, "a", xmin, "a", 3))]) for xmin in ("1", "2")]
+    versions = [made.version for [made] in found]
     assert versions[0] != versions[1]
 
 
