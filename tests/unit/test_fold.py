@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from connectors.debezium.envelope import decode
 from connectors.errors import UniqueTaken
+from consumers.apply.arrays import sort_key
 from consumers.apply.decide import Gone, Put, Read, RowOp, decide, fold, merge
-from consumers.apply.write import RowWriter, sort_key
+from consumers.apply.write import RowWriter
 from consumers.mapping.plan import Plan
 from tests.support.memory_mongo import MemoryMongo, MemoryTransactions
 from tests.support.memory_postgres import (

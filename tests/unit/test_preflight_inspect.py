@@ -67,7 +67,7 @@ def test_the_size_is_that_of_the_document_with_its_arrays() -> None:
     of.row(row(of, "public.p", id=7, data=b"y", doc=b'{"a": [1, "z"]}'))
     elements = [{"id": bson.Int64(n), "data": b"x" * n} for n in range(12)]
     document = {"id": bson.Int64(7), "data": b"y", "doc": {"a": [1, "z"]}, "cs": elements}
-    whole = {"_id": object_id("public.p", (7,)), **document, "_sync": sync_of(of.use, (7,), None, 0)}
+    whole = {"_id": object_id("public.p", (7,)), **document, "_sync": sync_of(of.use, (7,), {}, None, 0)}
     assert of.tally.sizes.most == len(bson.encode(whole, codec_options=CODEC))
     assert of.tally.arrays["cs"].most == 12
     assert not names(of)
