@@ -46,6 +46,10 @@ _LOOKS_AT_DUPLICATES = 4
 _CAREFUL_BATCHES = 8
 #: conflicts at the start of a batch for that long: perhaps a dead worker's transaction holds the positions
 _SUSPECT_AFTER_S = 1.0
+#: between two tries of a batch: whoever holds the anchors begins its next one at once, so look often
+_LONGEST_PAUSE_S = 0.05
+#: so often others may be faster before a batch is made smaller
+_SLOWER_TIMES = 3
 #: what holds a batch up for so long is told, and again each time
 _TELL_WAITING_S = 10.0
 #: a transaction that was ended after that long was perhaps too much for the server: fewer events go through
@@ -145,7 +149,7 @@ class Worker:
         )
         self.healing = Healing(settler)
         self._most = batch_events
-        self.jobs = Jobs(transactions, plan, self.writer, log)
+        self.jobs = Jobs(transactions, plan, self.writer, log, self._first_of)
         self.tally = Tally()
         self.at: dict[Partition, int | None] = {}
         self._generation = -1
@@ -162,7 +166,7 @@ class Worker:
 
         Servers that are away are waited for. Raises Broken and Refused errors.
         """
-        waiting, asked = 0.0, time.monotonic()
+        waiting, asked, more = 0.0, time.monotonic(), False
         self._stop = stop
         while not stop():
             try:
@@ -172,10 +176,10 @@ class Worker:
                 if waiting:
                     self.log("all servers answer again")
                 waiting = 0.0
+                if (more or time.monotonic() - asked > 1) and not self._paused:
+                    more = self.jobs.run()
                 if time.monotonic() - asked > 1:
                     asked = time.monotonic()
-                    if not self._paused:
-                        self.jobs.run()
                     if enough():
                         return
             except Stopping:
@@ -273,6 +277,12 @@ class Worker:
                 )
         self.decoder.tables.update({p.topic: position.table for p, position in found.items()})
         return {p: (found[p].at if found[p].holder is None else None) for p in partitions}
+
+    def _first_of(self, table: str) -> Partition | None:
+        """The first partition of a table, where it is this worker's."""
+        return next(
+            (p for p in self.at if p.partition == 0 and self.decoder.tables.get(p.topic) == table), None
+        )
 
     def _look_at_holds(self) -> None:
         """Start reading what was held and is no longer."""
@@ -388,7 +398,14 @@ class Worker:
             moves = batch.moves if len(part) == len(batch.records) else self._moves(part, whole=False)
             careful, began = self._careful > 0, time.monotonic()
             try:
-                self._transact(moves, lambda tx, marks: self._apply(tx, part, marks, careful))  # noqa: B023 - run at once
+                self._transact(
+                    moves,
+                    lambda tx, marks: self._apply(tx, part, marks, careful),  # noqa: B023 - run at once
+                    smaller=len(part) > 1,
+                )
+            except Contended:
+                self._most = size = len(part) // 2
+                continue
             except Unappliable as trouble:
                 if isinstance(trouble, UniqueTaken) and not careful:
                     self._careful = _CAREFUL_BATCHES
@@ -451,12 +468,17 @@ class Worker:
         self,
         moves: dict[Partition, tuple[int, int]],
         work: Callable[[Transaction, dict[Partition, Lsn]], object],
+        *,
+        smaller: bool = False,
     ) -> None:
-        """Move the positions and do the work, in one transaction; again after each conflict."""
+        """Move the positions and do the work, in one transaction; again after each conflict. smaller: less could be
+        done at once; raises Contended where others were faster several times, though the anchors were this one's: to
+        write documents that somebody else goes through in short transactions, one has to be as short."""
         since = told = time.monotonic()
-        pause = 0.004
+        pause, slower = 0.004, 0
 
         def whole(tx: Transaction) -> None:
+            self.writer.met = False
             work(tx, ledger.advance(tx, moves, self.plan.follows))
 
         while True:
@@ -468,6 +490,9 @@ class Worker:
                 self.tally.conflicts += 1
                 if time.monotonic() - began > _LONG_S:
                     raise TooMuchAtOnce(lost.what, remedy="fewer events are tried at once") from lost
+                slower += self.writer.met
+                if smaller and slower >= _SLOWER_TIMES:
+                    raise
                 if time.monotonic() - told > _TELL_WAITING_S:
                     told = time.monotonic()
                     self.log(f"a batch meets conflicts again and again: {lost.what}", **lost.facts)
@@ -478,7 +503,7 @@ class Worker:
                         self.log("ended the sessions of former owners of these partitions", sessions=ended)
                 self._check_stop()
                 time.sleep(pause)
-                pause = min(pause * 2, 0.2)
+                pause = min(pause * 2, _LONGEST_PAUSE_S)
         for partition, (_, end) in moves.items():
             self.at[partition] = end
 
@@ -515,7 +540,11 @@ class Worker:
                 ops.setdefault(event.table, []).append(op)
         parked.park_behind(tx, waiting)
         self.healing.expect(behind)
-        applied = self.writer.apply(tx, {table: fold(of) for table, of in ops.items()}, careful=careful)
+        slots: dict[str, int] = {}
+        for home in sorted({record.home for record in records}, reverse=True):
+            slots[self.decoder.tables[home.topic]] = home.partition
+        folded = {table: fold(of) for table, of in ops.items()}
+        applied = self.writer.apply(tx, folded, careful=careful, slots=slots)
         self.tally.rows += applied.rows
         self.tally.reread += applied.reread
         self.tally.untangled += applied.untangled

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -445,12 +446,18 @@ class Reread:
     serial: int
 
 
+def _serial() -> Int64:
+    """Tells a job that is recorded anew from the one before, also when that one is struck already: a number that
+    begins again with each job would let somebody who is late with the old one strike the new one."""
+    return Int64(secrets.randbits(62))
+
+
 def record_job(tx: Transaction, table: str, lsn: Lsn) -> None:
     """Record, or record anew, that documents of a table older than this have to go."""
     tx.update(
         JOBS,
         {"_id": f"truncate/{table}"},
-        {"$set": {"table": table}, "$max": {"lsn": Int64(lsn)}, "$inc": {"serial": Int64(1)}},
+        {"$set": {"table": table, "serial": _serial()}, "$max": {"lsn": Int64(lsn)}},
         upsert=True,
     )
 
@@ -460,7 +467,7 @@ def record_reread(tx: Transaction, table: str, why: str, *, by_itself: bool) -> 
     tx.update(
         JOBS,
         {"_id": f"reread/{table}"},
-        {"$set": {"table": table, "why": why, "by_itself": by_itself}, "$inc": {"serial": Int64(1)}},
+        {"$set": {"table": table, "why": why, "by_itself": by_itself, "serial": _serial()}},
         upsert=True,
     )
 
@@ -487,22 +494,26 @@ def rereads_of(documents: Iterable[Document]) -> list[Reread]:
 def record_copy(tx: Transaction, collection: str, field: str, parent: ObjectId) -> None:
     """Record, or record anew, that what is copied of a row has to reach all documents that point to it."""
     job = CopyJob(collection, field, parent, 0)
-    what = {"collection": collection, "field": field, "parent": parent}
-    tx.update(JOBS, {"_id": job.id}, {"$set": what, "$inc": {"serial": Int64(1)}}, upsert=True)
+    what = {"collection": collection, "field": field, "parent": parent, "serial": _serial()}
+    tx.update(JOBS, {"_id": job.id}, {"$set": what}, upsert=True)
 
 
-def copy_jobs(db: Database, most: int = 100) -> list[CopyJob]:
-    """Some of these jobs."""
+def copy_jobs(db: Database, collections: Sequence[str], most: int = 100) -> list[CopyJob]:
+    """Some of the jobs that write documents of these collections."""
     with translated():
-        found = db[JOBS].find({"parent": {"$exists": True}}).limit(most)
+        wanted = {"parent": {"$exists": True}, "collection": {"$in": list(collections)}}
+        found = db[JOBS].find(wanted).limit(most)
         return [CopyJob(d["collection"], d["field"], d["parent"], int(d["serial"])) for d in found]
 
 
-def pointing(db: Database, collection: str, pointer: str, parent: ObjectId, last: object) -> list[Any]:
-    """`_id`s of documents that point to a row, those behind `last` (None: from the first); some at once."""
+def pointing(
+    db: Database, collection: str, pointer: str, parent: ObjectId, last: object, most: int
+) -> list[Any]:
+    """`_id`s of documents that point to a row, those behind `last` (None: from the first), in their order; so many
+    at once."""
     query = {pointer: parent, **({} if last is None else {"_id": {"$gt": last}})}
     with translated():
-        return [d["_id"] for d in db[collection].find(query, {"_id": 1}).sort("_id", 1).limit(500)]
+        return [d["_id"] for d in db[collection].find(query, {"_id": 1}).sort("_id", 1).limit(most)]
 
 
 def strike(tx: Transaction, job: Job | CopyJob, plan: str = "") -> None:

@@ -16,6 +16,28 @@ _STAGED = {"p": 1, "d": 1, "o": 1}
 _SLICE = 100
 
 
+class Anchors:
+    """The anchors of a transaction.
+
+    They are written when all is read that tells them and before anything else: whoever finds another one there has
+    done little in vain, where the longer of two would else lose again and again. And in the order of their names,
+    so that two that want the same ones don't each hold what the other wants.
+    """
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+        self._wanted: set[str] = set()
+
+    def want(self, _id: str) -> None:
+        """This transaction changes, or looks at, what is told by this anchor."""
+        self._wanted.add(_id)
+
+    def write(self) -> None:
+        """Write all that are wanted by now."""
+        self._tx.bulk(ledger.ANCHORS, [anchor(_id) for _id in sorted(self._wanted)])
+        self._wanted.clear()
+
+
 class Arrays:
     """Which parents' arrays have to be made anew, and their anchors: all who change what an array is made from
     meet there, and one of two that do so at once conflicts and runs again (reads alone would not: write skew).
@@ -24,11 +46,15 @@ class Arrays:
     the staged rows above it to the document. Whoever looks up a staged row on that way writes its anchor, and so
     does whoever makes it come, go or move. later: collections whose documents are made anew afterwards, by the one
     who holds all their tables.
+
+    First all that changes is told, then `go_up` reads what lies above it, then the anchors and the rows are written,
+    then `remake`.
     """
 
-    def __init__(self, tx: Transaction, plan: Plan, later: frozenset[str] = frozenset()) -> None:
-        self._tx, self._plan, self._later = tx, plan, later
-        self._anchors: dict[str, set[ObjectId]] = {}
+    def __init__(
+        self, tx: Transaction, plan: Plan, anchors: Anchors, later: frozenset[str] = frozenset()
+    ) -> None:
+        self._tx, self._plan, self._anchors, self._later = tx, plan, anchors, later
         self._changed: dict[tuple[str, ObjectId], set[str]] = {}
         self._exists: dict[tuple[str, ObjectId], bool] = {}
 
@@ -58,11 +84,20 @@ class Arrays:
         """This parent is known to be there."""
         self._exists[collection, parent] = True
 
+    def go_up(self) -> None:
+        """What has changed inside of staged rows has changed the arrays that these are in; the innermost first.
+
+        The staged rows are looked up as they were before this transaction: of one that it makes come, go or move,
+        both parents are told already.
+        """
+        above = [use for place in self._plan.arrays if (use := self._plan.at(place)) is not None]
+        for use in sorted(above, key=lambda use: -len(use.path)):
+            rows = sorted(row for place, row in self._changed if place == use.place)
+            for staged in by_ids(self._tx, use.place, rows, {"p": 1}):
+                self.changed(use, staged["p"])
+
     def remake(self) -> None:
-        """Write the anchors, then every array that has a document to be in."""
-        self._go_up()
-        for place, rows in self._anchors.items():
-            self._tx.bulk(ledger.ANCHORS, [anchor(f"{place}/{row}") for row in sorted(rows)])
+        """Write every array that has a document to be in."""
         for collection in self._plan.documents:
             ordered = sorted(parent for place, parent in self._changed if place == collection)
             there = self._those_there(collection, ordered)
@@ -72,15 +107,7 @@ class Arrays:
                 self._tx.bulk(collection, [write("set", p, {array: made.get(p, [])}) for p in mine])
 
     def _anchor(self, place: str, row: ObjectId) -> None:
-        self._anchors.setdefault(place, set()).add(row)
-
-    def _go_up(self) -> None:
-        """What has changed inside of staged rows has changed the arrays that these are in; the innermost first."""
-        above = [use for place in self._plan.arrays if (use := self._plan.at(place)) is not None]
-        for use in sorted(above, key=lambda use: -len(use.path)):
-            rows = sorted(row for place, row in self._changed if place == use.place)
-            for staged in by_ids(self._tx, use.place, rows, {"p": 1}):
-                self.changed(use, staged["p"])
+        self._anchors.want(f"{place}/{row}")
 
     def _those_there(self, collection: str, parents: Iterable[ObjectId]) -> list[ObjectId]:
         unknown = [p for p in parents if (collection, p) not in self._exists]

@@ -9,26 +9,26 @@ don't meet each other: each writer has a slot of its own, as far as there are en
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
-from bson import ObjectId, encode
+from bson import Int64, ObjectId, encode
 
 from connectors.mongo import ledger
 from connectors.mongo.client import CODEC
-from connectors.mongo.transaction import Transaction, anchor, write
-from consumers.apply.arrays import by_ids
+from connectors.mongo.transaction import Transaction
+from consumers.apply.arrays import Anchors, by_ids
 from consumers.mapping.plan import Document, Plan, RowPlan, pointer_of
 
 SLOTS = 8
 _UNKNOWN = object()
-#: so many documents are written in the parent's own transaction
-FEW = 200
+#: so many documents are written in the parent's own transaction: a longer one would be in everybody's way
+FEW = 50
 
 
 def slot_of(writer: str) -> int:
-    """Which of a parent's anchors a writer uses."""
+    """Which of a parent's anchors a writer uses that has none by its partitions."""
     return crc32(writer.encode()) % SLOTS
 
 
@@ -40,52 +40,70 @@ def same(one: Document | None, other: Document | None) -> bool:
 
 
 class Copies:
-    """What a transaction has to copy. slot: this writer's among the anchors. later: as of `Arrays`."""
+    """What a transaction has to copy. slot: this writer's among a parent's anchors, by the documents' table. later:
+    as of `Arrays`. First all that changes is told, then anchors and staged rows are written, then `fill` and
+    `settle`."""
 
-    def __init__(self, tx: Transaction, plan: Plan, slot: int, later: frozenset[str] = frozenset()) -> None:
-        self._tx, self._plan, self._slot, self._later = tx, plan, slot, later
+    def __init__(
+        self,
+        tx: Transaction,
+        plan: Plan,
+        anchors: Anchors,
+        slot: Callable[[str], int],
+        later: frozenset[str] = frozenset(),
+    ) -> None:
+        self._tx, self._plan, self._anchors, self._slot, self._later = tx, plan, anchors, slot, later
         self._changed: dict[tuple[str, str], dict[ObjectId, Document | None]] = {}
+        self._new: dict[tuple[str, str], list[tuple[Document, ObjectId | None]]] = {}
 
     def changed(self, use: RowPlan, parent: ObjectId, now: Document | None) -> None:
         """A staged parent has come, gone or changed. now: what is copied of it from now on."""
         if use.copied and use.collection not in self._later:
             self._changed.setdefault((use.collection, use.copied), {})[parent] = now
+            for slot in range(SLOTS):
+                self._anchors.want(_anchor(use.collection, use.copied, parent, slot))
 
-    def fill(self, use: RowPlan, documents: Sequence[tuple[Document, Mapping[str, Any]]]) -> None:
-        """Give documents that come to point to a parent what is staged of it, and write its anchor. Each comes with
-        what is there of it already: one that points to the same parent keeps what it has."""
+    def pointing(self, use: RowPlan, documents: Sequence[tuple[Document, Mapping[str, Any]]]) -> None:
+        """These documents are written. Each comes with what is there of it already: one that points to the same
+        parent keeps what it has; one that comes to point to it meets it at its anchor."""
+        slot = self._slot(use.table.name)
         for field, _, _ in use.pointers:
-            new = [
-                (document, document["_sync"]["copy"][field])
-                for document, there in documents
-                if document["_sync"]["copy"][field]
-                != (there.get("_sync") or {}).get("copy", {}).get(field, _UNKNOWN)
-            ]
+            new = self._new.setdefault((use.collection, field), [])
+            for document, there in documents:
+                parent = document["_sync"]["copy"][field]
+                if parent != (there.get("_sync") or {}).get("copy", {}).get(field, _UNKNOWN):
+                    new.append((document, parent))
+                    if parent is not None:
+                        self._anchors.want(_anchor(use.collection, field, parent, slot))
+
+    def fill(self, use: RowPlan) -> None:
+        """Give the documents that come to point to a parent what is staged of it."""
+        for field, _, _ in use.pointers:
+            new = self._new.pop((use.collection, field), [])
             wanted = sorted({parent for _, parent in new if parent is not None})
-            self._tx.bulk(
-                ledger.ANCHORS, [anchor(_anchor(use.collection, field, p, self._slot)) for p in wanted]
-            )
             staged = staged_parents(self._tx, self._plan, use, field, wanted)
             for document, parent in new:
-                document[field] = staged.get(parent)
+                document[field] = None if parent is None else staged.get(parent)
 
     def settle(self) -> None:
-        """Write the anchors of what has changed, and the documents that point to it, or a job for them."""
+        """Write the documents that point to what has changed, or a job for them."""
         left = FEW
         for (collection, field), parents in self._changed.items():
-            ordered = sorted(parents)
-            self._tx.bulk(
-                ledger.ANCHORS,
-                [anchor(_anchor(collection, field, p, slot)) for p in ordered for slot in range(SLOTS)],
-            )
-            for parent in ordered:
-                there = self._tx.find(collection, {pointer_of(field): parent}, {"_id": 1}, most=left + 1)
+            for parent in sorted(parents):
+                query = {pointer_of(field): parent}
+                there = self._tx.find(collection, query, {"_id": 1}, most=left + 1)
                 if len(there) > left:
                     ledger.record_copy(self._tx, collection, field, parent)
                     continue
                 left -= len(there)
-                value = parents[parent]
-                self._tx.bulk(collection, [write("set", d["_id"], {field: value}) for d in there])
+                if there:
+                    self._tx.update(collection, query, copied_anew(field, parents[parent]), many=True)
+
+
+def copied_anew(field: str, value: Document | None) -> Document:
+    """The change that copies a value into documents. It changes one that looks right too: what is as it was is no
+    write to MongoDB, and somebody who is about to write an older value there would not be met."""
+    return {"$set": {field: value}, "$inc": {"_sync.copied": Int64(1)}}
 
 
 def fill_held(tx: Transaction, plan: Plan, use: RowPlan, documents: Sequence[Document]) -> None:
@@ -110,12 +128,9 @@ def staged_parents(
 
 
 def copy_again(tx: Transaction, plan: Plan, job: ledger.CopyJob, ids: Sequence[Any]) -> None:
-    """Write what is staged of a job's parent into those of these documents that point to it.
-
-    Also where it looks right: two that do the same job at once would else miss each other.
-    """
+    """Write what is staged of a job's parent into the documents that point to it, of those with `_id`s from the
+    first of these to the last."""
     use = plan.documents[job.collection]
     value = staged_parents(tx, plan, use, job.field, [job.parent]).get(job.parent)
-    query: Mapping[str, Any] = {"_id": {"$in": list(ids)}, pointer_of(job.field): job.parent}
-    there = tx.find(job.collection, query, {"_id": 1})
-    tx.bulk(job.collection, [write("set", d["_id"], {job.field: value}) for d in there])
+    query = {pointer_of(job.field): job.parent, "_id": {"$gte": ids[0], "$lte": ids[-1]}}
+    tx.update(job.collection, query, copied_anew(job.field, value), many=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from bson import Int64, ObjectId
@@ -14,8 +15,8 @@ from connectors.mongo import ledger
 from connectors.mongo.transaction import Transaction, Write, write
 from connectors.positions import Lsn
 from connectors.postgres.rows import Row, Selected, TableRead
-from consumers.apply.arrays import Arrays, by_ids
-from consumers.apply.copies import Copies, same, slot_of
+from consumers.apply.arrays import Anchors, Arrays, by_ids
+from consumers.apply.copies import SLOTS, Copies, same, slot_of
 from consumers.apply.decide import Gone, Put, Read, RowOp
 from consumers.apply.untangle import MOST, parked_id, tied, unique_indexes
 from consumers.contracts import Rows
@@ -73,13 +74,26 @@ def sortable(value: Any) -> Any:
     return value if isinstance(value, float | str) else str(value)
 
 
+@dataclass(slots=True)
+class _Documents:
+    """What becomes of documents of one use. there: those that are there, as far as it matters. made: each with
+    whether it is new. remove: all are removed first, since values may change places."""
+
+    use: RowPlan
+    ids: Mapping[ObjectId, RowOp]
+    there: Mapping[ObjectId, Document]
+    made: Mapping[ObjectId, tuple[Document, bool]]
+    remove: bool
+
+
 class RowWriter:
     """Writes row operations. now_us: the clock that filters with now() are judged by, microseconds. name: its own
-    among those that write at once."""
+    among those that write at once. met: whether the last transaction got as far as to write its anchors."""
 
     def __init__(self, plan: Plan, rows: Rows, now_us: Callable[[], int], name: str = "") -> None:
         self.plan, self.rows, self.now_us, self._slot = plan, rows, now_us, slot_of(name)
         self._reads = {name: table_read(table) for name, table in plan.tables.items()}
+        self.met = False
 
     def apply(
         self,
@@ -88,8 +102,12 @@ class RowWriter:
         *,
         careful: bool = False,
         later: frozenset[str] = frozenset(),
+        slots: Mapping[str, int] = MappingProxyType({}),
     ) -> Applied:
         """Carry out the operations of a batch, folded per row. Raises Unappliable, Contended, Unavailable.
+
+        First it reads what it needs to know which anchors to write, then it writes these, then all else.
+        slots: by table, this writer's own number among those that write rows of it at once, where it has one.
 
         later: collections whose documents the caller, who holds all their tables, makes anew afterwards: rows are
         staged for them, and their arrays stay as they are.
@@ -108,20 +126,43 @@ class RowWriter:
                 for use in self.plan.uses(table):
                     if not use.staged:
                         done.untangled += self._untangle(tx, use, settled, now)
-        arrays, copies = Arrays(tx, self.plan, later), Copies(tx, self.plan, self._slot, later)
+        anchors, arrays, copies = self._to_meet(tx, later, slots)
+        staged: list[tuple[str, list[Write]]] = []
         for table, of in settled.items():
             for use in self.plan.uses(table):
                 if use.array:
-                    self._stage(tx, use, of, now, arrays)
+                    staged.append((use.place, self._stage(tx, use, of, now, arrays)))
                 elif use.copied:
-                    self._stage_copied(tx, use, of, now, copies)
-        for table, of in settled.items():
-            for use in self.plan.uses(table):
-                if not use.staged:
-                    self._documents(tx, use, of, now, arrays, copies, careful)
+                    staged.append((use.place, self._stage_copied(tx, use, of, now, copies)))
+        documents = [
+            self._documents(tx, use, of, now, arrays, copies, careful)
+            for table, of in settled.items()
+            for use in self.plan.uses(table)
+            if not use.staged
+        ]
+        arrays.go_up()
+        anchors.write()
+        self.met = True
+        for place, writes in staged:
+            tx.bulk(place, writes)
+        for one in documents:
+            copies.fill(one.use)
+            tx.bulk(one.use.collection, self._document_writes(one))
         arrays.remake()
         copies.settle()
         return done
+
+    def _to_meet(
+        self,
+        tx: Transaction,
+        later: frozenset[str] = frozenset(),
+        slots: Mapping[str, int] = MappingProxyType({}),
+    ) -> tuple[Anchors, Arrays, Copies]:
+        """What a transaction changes for others."""
+        self.met = False
+        anchors = Anchors(tx)
+        copies = Copies(tx, self.plan, anchors, lambda table: slots.get(table, self._slot) % SLOTS, later)
+        return anchors, Arrays(tx, self.plan, anchors, later), copies
 
     # -- values that were not sent -----------------------------------------------------------------------------
     def _absent_are_read(self, tx: Transaction, ops: dict[str, dict[Key, RowOp]], now: int) -> None:
@@ -171,7 +212,7 @@ class RowWriter:
     # -- staged rows -------------------------------------------------------------------------------------------
     def _stage(
         self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, arrays: Arrays
-    ) -> None:
+    ) -> list[Write]:
         ids = [use.id_of(key) for key in of]
         parents = {d["_id"]: d["p"] for d in by_ids(tx, use.place, ids, {"p": 1})}
         writes: list[Write] = []
@@ -187,11 +228,11 @@ class RowWriter:
                 continue
             arrays.changed(use, parent)
             writes.append(self.staged(use, row, parent, now, _id in parents))
-        tx.bulk(use.place, writes)
+        return writes
 
     def _stage_copied(
         self, tx: Transaction, use: RowPlan, of: Mapping[Key, RowOp], now: int, copies: Copies
-    ) -> None:
+    ) -> list[Write]:
         ids = [use.id_of(key) for key in of]
         known = {d["_id"]: d["d"] for d in by_ids(tx, use.place, ids, {"d": 1})}
         writes: list[Write] = []
@@ -208,7 +249,7 @@ class RowWriter:
             if not same(there, value):
                 copies.changed(use, _id, value)
             writes.append(write("replace", _id, self.copied_document(op, value)))
-        tx.bulk(use.place, writes)
+        return writes
 
     @staticmethod
     def staged(use: RowPlan, row: Put, parent: ObjectId, now: int, known: bool) -> Write:
@@ -246,7 +287,7 @@ class RowWriter:
         arrays: Arrays,
         copies: Copies,
         careful: bool,
-    ) -> None:
+    ) -> _Documents:
         ids = {use.id_of(key): op for key, op in of.items()}
         embeds = self.plan.arrays.get(use.collection)
         remove = careful and bool(self._unique(use))
@@ -261,27 +302,33 @@ class RowWriter:
                 document["_sync"] = sync_of(use, op.key, op.natives, op.at, op.lsn)
                 made[_id] = document, op.create or (bool(embeds or use.pointers) and _id not in there)
         if use.pointers:
-            copies.fill(use, [(made[_id][0], {} if made[_id][1] else there[_id]) for _id in made])
-        writes: list[Write] = [write("delete", _id) for _id in there] if remove else []
-        for _id in ids:
+            copies.pointing(use, [(made[_id][0], {} if made[_id][1] else there[_id]) for _id in made])
+        for _id in ids if embeds else ():
             if _id not in made:
-                if embeds and _id in there:
+                if _id in there:
                     arrays.gone(use.collection, _id)
-                if not remove and (not embeds or _id in there):
+            elif made[_id][1]:
+                arrays.come(use.collection, _id)
+                made[_id][0].update({array: [] for array in embeds or ()})
+            else:
+                arrays.there(use.collection, _id)
+        return _Documents(use, ids, there, made, remove)
+
+    def _document_writes(self, of: _Documents) -> list[Write]:
+        embeds = self.plan.arrays.get(of.use.collection)
+        writes: list[Write] = [write("delete", _id) for _id in of.there] if of.remove else []
+        for _id in of.ids:
+            if _id not in of.made:
+                if not of.remove and (not embeds or _id in of.there):
                     writes.append(write("delete", _id))
                 continue
-            document, new = made[_id]
-            if embeds and new:
-                arrays.come(use.collection, _id)
-                document.update({array: [] for array in embeds})
-            elif embeds:
-                arrays.there(use.collection, _id)
-            if remove:
-                old = {} if new else there.get(_id, {})
+            document, new = of.made[_id]
+            if of.remove:
+                old = {} if new else of.there.get(_id, {})
                 writes.append(write("insert", _id, {**old, **document}))
             else:
                 writes.append(write("replace" if new else "set", _id, document))
-        tx.bulk(use.collection, writes)
+        return writes
 
     # -- unique values -----------------------------------------------------------------------------------------
     def _unique(self, use: RowPlan) -> list[Index]:
@@ -322,8 +369,7 @@ class RowWriter:
     # -- after a truncate --------------------------------------------------------------------------------------
     def remove_below(self, tx: Transaction, use: RowPlan, ids: Sequence[Any], lsn: Lsn) -> int:
         """Remove those of these documents or staged rows that are older than a truncate. Returns how many."""
-        arrays = Arrays(tx, self.plan)
-        copies = Copies(tx, self.plan, self._slot)
+        anchors, arrays, copies = self._to_meet(tx)
         query = {"_id": {"$in": list(ids)}, use.stamp: {"$lt": Int64(lsn)}}
         for found in tx.find(use.place, query, {"p": 1}):
             if use.array:
@@ -333,6 +379,8 @@ class RowWriter:
                 copies.changed(use, found["_id"], None)
             elif self.plan.arrays.get(use.collection):
                 arrays.gone(use.collection, found["_id"])
+        arrays.go_up()
+        anchors.write()
         removed = tx.delete(use.place, query)
         arrays.remake()
         copies.settle()

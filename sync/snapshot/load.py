@@ -33,7 +33,7 @@ from connectors.postgres.client import Session, connect, translated
 from connectors.postgres.rows import SnapshotReader
 from connectors.postgres.slots import ExportedSnapshot
 from connectors.settings import SourceEndpoint, TargetEndpoint
-from consumers.apply.arrays import Arrays, by_ids, inner_arrays, sort_key
+from consumers.apply.arrays import Anchors, Arrays, by_ids, inner_arrays, sort_key
 from consumers.apply.copies import fill_held
 from consumers.apply.decide import Put
 from consumers.apply.untangle import parked_id
@@ -512,12 +512,15 @@ class _ChunkLoad:
         if self.fresh and not (use.staged and self.resumed):
             tx.insert(use.place, ({"_id": use.id_of(key), **document} for key, document in piece))
             return
-        arrays = Arrays(tx, self.plan)
+        anchors = Anchors(tx)
+        arrays = Arrays(tx, self.plan, anchors)
         if use.array:  # a row that another run staged below another parent leaves that one's array
             now = {use.id_of(key): document["p"] for key, document in piece}
             for known in by_ids(tx, use.place, list(now), {"p": 1}):
                 if known["p"] != now[known["_id"]]:
                     arrays.changed(use, known["p"])
+            arrays.go_up()
+            anchors.write()
         writes: list[Write] = [write("replace", use.id_of(key), document) for key, document in piece]
         tx.bulk(use.place, writes)
         arrays.remake()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import bson
-from bson import DatetimeMS
+from bson import DatetimeMS, ObjectId
 from pymongo import DeleteOne, InsertOne, ReplaceOne, UpdateOne
 
 from connectors.errors import Contended, ServerGone, UniqueTaken
@@ -559,7 +559,9 @@ def _equal(found: Any, wanted: Any) -> bool:
 
 
 def _ordered(found: Any, value: Any) -> bool:
-    return all(isinstance(x, int | float) and not isinstance(x, bool) for x in (found, value))
+    """Values of one kind; others answer no comparison."""
+    numbers = [isinstance(x, int | float) and not isinstance(x, bool) for x in (found, value)]
+    return all(numbers) or (isinstance(found, ObjectId) and isinstance(value, ObjectId))
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
@@ -568,6 +570,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "$lt": lambda found, value: _ordered(found, value) and found < value,
     "$gt": lambda found, value: type(found) is type(value) and found > value,
     "$gte": lambda found, value: _ordered(found, value) and found >= value,
+    "$lte": lambda found, value: _ordered(found, value) and found <= value,
     "$exists": lambda found, value: (found is not _MISSING) == bool(value),
     "$not": lambda found, inner: not all(_OPERATORS[name](found, value) for name, value in inner.items()),
 }

@@ -26,6 +26,8 @@ import orjson
 from bson import Decimal128, ObjectId
 
 import consumers.apply.copies as copies_module
+import consumers.apply.jobs as jobs_module
+import consumers.apply.write as write_module
 import consumers.dead_letters as dead_letters
 import consumers.worker as worker_module
 import sync.snapshot.lease as lease_module
@@ -468,7 +470,11 @@ class World:
         with ExitStack() as stack:
             stack.enter_context(patch.object(copies_module, "FEW", few))
             stack.enter_context(patch.object(copies_module, "SLOTS", slots_))
-            for module in (worker_module, dead_letters):
+            stack.enter_context(patch.object(write_module, "SLOTS", slots_))
+            stack.enter_context(
+                patch.object(jobs_module, "_AT_ONCE", random.Random(self.seed).choice((1, 2, 100)))
+            )
+            for module in (worker_module, dead_letters, jobs_module):
                 stack.enter_context(patch.object(module, "time", time))
             patches["CurrentRows"] = lambda *_: self.rows
             for module in (load_module, lease_module, reload_module, walk_module):
