@@ -12,6 +12,7 @@ import pytest
 from sync.dev.state import Addresses
 from tests.support import stack as servers
 from tests.support.pipeline import Pipeline, consuming, pipeline
+from tests.support.until import until
 
 TABLES = """
 CREATE TABLE countries (code text PRIMARY KEY, name text, shown boolean NOT NULL DEFAULT true, anthem text);
@@ -166,3 +167,36 @@ def test_parents_and_children_change_at_once(on: Pipeline) -> None:
     for writer in writers:
         writer.join()
     on.agree()
+
+
+def test_consumers_that_are_killed_amid_a_job_lose_nothing(on: Pipeline) -> None:
+    """The last one here: it kills the consumers of the others. What is copied is half done, and who comes next ends it;
+    of what changes meanwhile nothing is lost either."""
+    on.sql.execute(
+        "INSERT INTO countries VALUES ('Z', 'before') ON CONFLICT (code) DO UPDATE SET name = 'before'"
+    )
+    on.sql.execute("INSERT INTO orders SELECT n, NULL, 'Z' FROM generate_series(10001, 12000) n")
+    on.agree()
+    done, left = {"country.title": "after"}, {"country.title": "before"}
+    assert on.db["orders"].count_documents(left) == 2_000
+    on.sql.execute("UPDATE countries SET name = 'after' WHERE code = 'Z'")
+    until(lambda: on.db["orders"].count_documents(done), within=30, every=0.02)
+    dead = list(on.consumers)
+    for consumer in dead:
+        consumer.kill()
+    half = on.db["orders"].count_documents(done)
+    assert 0 < half < 2_000
+    assert on.db["_tandem_jobs"].count_documents({"parent": {"$exists": True}}) == 1
+    print("killed with", half, "of 2000 documents written")
+    on.sql.execute("UPDATE orders SET country = 'A' WHERE id % 3 = 0 AND id > 10000")
+    on.sql.execute("UPDATE orders SET country = 'Z' WHERE id BETWEEN 2000 AND 2100")
+    on.sql.execute("UPDATE countries SET name = 'after all' WHERE code = 'Z'")
+    on.sql.execute("DELETE FROM orders WHERE id > 11900")
+    on.consumers.clear()
+    try:
+        with consuming(on, 2):
+            on.agree()
+    finally:
+        on.consumers += dead
+    assert on.db["orders"].count_documents({**done}) == on.db["orders"].count_documents(left) == 0
+    assert on.db["_tandem_jobs"].count_documents({}) == 0

@@ -172,7 +172,11 @@ MUTANTS = (
     ),
     # 3: never a blind replace
     Mutant(
-        "unsent: replaced", 3, f"{_WRITE}:RowWriter._document_writes", '"replace" if new else "set"', '"replace"'
+        "unsent: replaced",
+        3,
+        f"{_WRITE}:RowWriter._document_writes",
+        '"replace" if new else "set"',
+        '"replace"',
     ),
     Mutant("unsent: staged row replaced", 3, f"{_WRITE}:RowWriter.staged", "row.whole or not known", "True"),
     Mutant(
