@@ -39,12 +39,17 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class ArrayProposal:
-    """A child table embedded as an array."""
+    """A child table embedded as an array. arrays: those inside of its elements."""
 
     name: str
     rows: Rows
     foreign_key: tuple[str, ...]
     why: str
+    arrays: tuple[ArrayProposal, ...] = ()
+
+    def all(self) -> list[ArrayProposal]:
+        """This one and those inside of it."""
+        return [self, *(one for inner in self.arrays for one in inner.all())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Proposal:
 
     def counts(self) -> dict[str, int]:
         """How much was proposed, by kind."""
-        arrays = [array for c in self.collections for array in c.arrays]
+        arrays = [one for c in self.collections for array in c.arrays for one in array.all()]
         indexes = [line for c in self.collections for line in c.indexes]
         rows = [c.rows for c in self.collections] + [array.rows for array in arrays]
         return {

@@ -151,6 +151,19 @@ class _Proposer:
     def collection(self, facts: TableFacts) -> CollectionProposal:
         """The collection of one table, with the children embedded in it."""
         shaped = self._shape(facts, ())
+        arrays, schemas = self._arrays(facts, shaped)
+        own_indexes = indexes.proposed(facts, shaped.fields, shaped.references)
+        return CollectionProposal(
+            name=self._collections[facts.name],
+            rows=shaped.rows,
+            about=self._about(facts),
+            arrays=tuple(arrays),
+            indexes=(*own_indexes, *_other_sides(arrays, self._tables)),
+            validator=validators.proposed(facts, shaped.fields, shaped.references, shaped.several, schemas),
+        )
+
+    def _arrays(self, facts: TableFacts, shaped: _Shaped) -> tuple[list[ArrayProposal], list[Line]]:
+        """The children embedded in a table's documents or elements, and what a validator says of them."""
         arrays: list[ArrayProposal] = []
         schemas: list[Line] = []
         taken = {*shaped.fields.values(), *(line.name for line in shaped.rows.references)}
@@ -162,19 +175,11 @@ class _Proposer:
             array = names.free(names.inside(child.relation, facts.relation), taken)
             taken.add(array)
             inner = self._shape(child, embedding.foreign_key.columns)
-            arrays.append(
-                ArrayProposal(array, inner.rows, in_key_order(embedding.foreign_key, facts), embedding.why)
-            )
-            schemas.append(Line(array, _array_schema(child, inner)))
-        own_indexes = indexes.proposed(facts, shaped.fields, shaped.references)
-        return CollectionProposal(
-            name=self._collections[facts.name],
-            rows=shaped.rows,
-            about=self._about(facts),
-            arrays=tuple(arrays),
-            indexes=(*own_indexes, *_other_sides(arrays, self._tables)),
-            validator=validators.proposed(facts, shaped.fields, shaped.references, shaped.several, schemas),
-        )
+            deeper, inside = self._arrays(child, inner)
+            foreign = in_key_order(embedding.foreign_key, facts)
+            arrays.append(ArrayProposal(array, inner.rows, foreign, embedding.why, tuple(deeper)))
+            schemas.append(Line(array, _array_schema(child, inner, inside)))
+        return arrays, schemas
 
     def _shape(self, facts: TableFacts, foreign: Sequence[str]) -> _Shaped:
         """One use of a table. foreign: the columns with its parent's key, which have no field."""
@@ -275,8 +280,8 @@ def _declared(facts: TableFacts, column: str) -> str:
     return known.declared if known is not None else ""
 
 
-def _array_schema(child: TableFacts, shaped: _Shaped) -> dict[str, object]:
-    found = validators.proposed(child, shaped.fields, shaped.references, shaped.several)
+def _array_schema(child: TableFacts, shaped: _Shaped, inside: Sequence[Line]) -> dict[str, object]:
+    found = validators.proposed(child, shaped.fields, shaped.references, shaped.several, inside)
     items: dict[str, object] = {"bsonType": "object"}
     if found.required:
         items["required"] = list(found.required)

@@ -88,13 +88,32 @@ def candidates(tables: Sequence[TableFacts]) -> list[tuple[TableFacts, ForeignKe
     found = []
     for facts in tables:
         itself = any(k.table == facts.name for k in facts.foreign_keys)
-        if facts.name in referred or itself or _grows(facts):
+        if itself or _grows(facts) or (facts.name in referred and not _only_inside(facts, tables, by_name)):
             continue
-        for key in facts.foreign_keys:
-            fits = key.validated and all(_not_null(facts, c) for c in key.columns)
-            if fits and not own_life(facts, key) and not points_to_key(key, facts, by_name):
-                found.append((facts, key))
+        found += [(facts, key) for key in facts.foreign_keys if _may_be_inside(facts, key, by_name)]
     return found
+
+
+def _may_be_inside(facts: TableFacts, key: ForeignKey, by_name: Mapping[str, TableFacts]) -> bool:
+    """Whether each row has one parent by this key, and goes with it."""
+    fits = key.validated and all(_not_null(facts, c) for c in key.columns)
+    return fits and not own_life(facts, key) and not points_to_key(key, facts, by_name)
+
+
+def _only_inside(facts: TableFacts, tables: Sequence[TableFacts], by_name: Mapping[str, TableFacts]) -> bool:
+    """Whether whatever refers to a table can be an array inside of its elements: nobody needs its own `_id` then."""
+    referring = _referring(facts.name, tables)
+    return len({t.name for t, _ in referring}) == len(referring) and all(
+        _may_be_inside(t, key, by_name)
+        and not is_join(t)
+        and not _grows(t)
+        and not any(k.table == t.name for other in tables for k in other.foreign_keys)
+        for t, key in referring
+    )
+
+
+def _referring(name: str, tables: Iterable[TableFacts]) -> list[tuple[TableFacts, ForeignKey]]:
+    return [(t, k) for t in tables if t.name != name for k in t.foreign_keys if k.table == name]
 
 
 def _grows(facts: TableFacts) -> str:
@@ -121,14 +140,51 @@ def embeddings(tables: Sequence[TableFacts], fanouts: Fanouts) -> tuple[dict[str
             continue
         fanout, key = min(good, key=lambda g: (g[0].most, g[0].average, g[1].on_delete != "c"))
         chosen[name] = Embedding(name, key.table, key, _reason(facts, key, fanout, len(judged)))
-    # a parent that is embedded itself has no document to hold an array
-    for name in [n for n, e in chosen.items() if e.parent in chosen]:
-        doubts[name] = f"its parent {chosen[name].parent} is embedded itself"
-        del chosen[name]
+    measured = {
+        name: next(
+            f
+            for f, key in [(_fanout(facts, k, fanouts), k) for facts, k in options]
+            if key is chosen[name].foreign_key
+        )
+        for name, options in per_child.items()
+        if name in chosen
+    }
+    by_name = {facts.name: facts for facts in tables}
+    for name in [n for n in chosen if _referring(n, tables)]:
+        if why := _not_around(name, chosen, measured, by_name):
+            doubts[name] = f"not embedded in {chosen[name].parent}: {why}"
+            del chosen[name]
     for facts in tables:
         if facts.name not in chosen and facts.name not in doubts and (why := _near(facts, tables)):
             doubts[facts.name] = why
     return chosen, doubts
+
+
+def _not_around(
+    name: str,
+    chosen: Mapping[str, Embedding],
+    measured: Mapping[str, Fanout | None],
+    tables: Mapping[str, TableFacts],
+) -> str:
+    """Why a table whose elements would have arrays themselves gets a collection of its own; else empty."""
+    own = measured[name]
+    assert own is not None
+    rows, width = 0, _width(tables[name])
+    for child, _ in _referring(name, tables.values()):
+        inner = measured.get(child.name)
+        if child.name not in chosen or chosen[child.name].parent != name or inner is None:
+            return f"{child.name} refers to it, and is not embedded in it"
+        rows += inner.most
+        width += inner.most * _width(child)
+    if own.most * rows > MOST_ROWS:
+        return f"up to {own.most * rows:,} rows inside of up to {own.most:,} of its own"
+    if own.most * width > MOST_BYTES:
+        return f"up to {own.most:,} rows of about {width:,.0f} bytes with what is inside of them"
+    return ""
+
+
+def _width(facts: TableFacts) -> float:
+    return facts.bytes / facts.table.rows if facts.table.rows > 0 else 0
 
 
 def _near(facts: TableFacts, tables: Iterable[TableFacts]) -> str:
@@ -166,7 +222,7 @@ def _one(facts: TableFacts, key: ForeignKey) -> bool:
 def _too_many(facts: TableFacts, fanout: Fanout) -> str:
     if fanout.most > MOST_ROWS or fanout.average > ROWS_ON_AVERAGE:
         return f"up to {fanout.most:,} rows per parent, {fanout.average:,.1f} on average"
-    width = facts.bytes / facts.table.rows if facts.table.rows > 0 else 0
+    width = _width(facts)
     if width * fanout.most > MOST_BYTES:
         return f"up to {fanout.most:,} rows of about {width:,.0f} bytes per parent"
     return ""

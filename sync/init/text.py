@@ -39,7 +39,8 @@ def _rows(rows: Rows) -> dict[str, Any]:
 
 def _array(array: ArrayProposal) -> dict[str, Any]:
     own = _rows(array.rows)
-    return {"from": own.pop("from"), "foreign_key": _one_or_list(array.foreign_key), **own}
+    inner = {"embed": {one.name: _array(one) for one in array.arrays}} if array.arrays else {}
+    return {"from": own.pop("from"), "foreign_key": _one_or_list(array.foreign_key), **own, **inner}
 
 
 def _collection(collection: CollectionProposal) -> dict[str, Any]:
@@ -93,14 +94,7 @@ def _collection_lines(collection: CollectionProposal) -> Iterator[str]:
     yield f"  {scalar(collection.name)}:"
     yield f"    from: {scalar(collection.rows.table)}"
     yield from _rows_lines(collection.rows, 4)
-    if collection.arrays:
-        yield "    embed:"
-        for array in collection.arrays:
-            yield from comment(f"{array.rows.table}: {array.why}", indent=6)
-            yield f"      {scalar(array.name)}:"
-            yield f"        from: {scalar(array.rows.table)}"
-            yield f"        foreign_key: {flow(_one_or_list(array.foreign_key))}"
-            yield from _rows_lines(array.rows, 8)
+    yield from _array_lines(collection.arrays, 4)
     if any(line.index is not None for line in collection.indexes):
         yield "    indexes:"
     for line in collection.indexes:
@@ -108,6 +102,19 @@ def _collection_lines(collection: CollectionProposal) -> Iterator[str]:
             yield from _behind(f"      - {flow(line.index)}", line.why)
     yield from comment(*(f"index left out: {i.why}" for i in collection.indexes if i.index is None), indent=4)
     yield from _validator_lines(collection)
+
+
+def _array_lines(arrays: Sequence[ArrayProposal], indent: int) -> Iterator[str]:
+    pad = " " * indent
+    if arrays:
+        yield f"{pad}embed:"
+    for array in arrays:
+        yield from comment(f"{array.rows.table}: {array.why}", indent=indent + 2)
+        yield f"{pad}  {scalar(array.name)}:"
+        yield f"{pad}    from: {scalar(array.rows.table)}"
+        yield f"{pad}    foreign_key: {flow(_one_or_list(array.foreign_key))}"
+        yield from _rows_lines(array.rows, indent + 4)
+        yield from _array_lines(array.arrays, indent + 4)
 
 
 def _rows_lines(rows: Rows, indent: int) -> Iterator[str]:
@@ -241,6 +248,12 @@ def summary(proposal: Proposal) -> Iterable[str]:
     )
     for collection in proposal.collections:
         for array in collection.arrays:
-            yield f"embedded: {array.rows.table} in {collection.name}.{array.name}: {array.why}"
+            yield from _told(array, collection.name)
     for left in proposal.left_out:
         yield f"not mapped: {left.table}: {left.what}" + (f"; {left.remedy}" if left.remedy else "")
+
+
+def _told(array: ArrayProposal, place: str) -> Iterator[str]:
+    yield f"embedded: {array.rows.table} in {place}.{array.name}: {array.why}"
+    for inner in array.arrays:
+        yield from _told(inner, f"{place}.{array.name}")

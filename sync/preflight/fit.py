@@ -127,7 +127,8 @@ def _arrays(name: str, tally: Tally, plan: Plan, facts: Mapping[str, TableFacts]
     for array, lengths in tally.arrays.items():
         if lengths.most <= LONG_ARRAY:
             continue
-        of = facts.get(plan.arrays[name][array].table.name)
+        use = next(use for use in plan.staged(name) if use.array and ".".join(use.path) == array)
+        of = facts.get(use.table.name)
         growth = of.inserts_per_day if of else None
         grows = f"; its table gains about {growth:,.0f} rows a day" if growth else ""
         known = lengths.as_dict()

@@ -56,6 +56,10 @@ class ArrayOf:
         self.bytes += 2 + len(str(self.count)) + size
         self.count += 1
 
+    def sorted(self) -> list[Document]:
+        """Its elements, as far as they are kept, in their order."""
+        return [element for _, element in sorted(self.elements, key=lambda pair: sort_key(pair[0]))]
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -96,12 +100,16 @@ def wanted(
 
 
 class Inspector:
-    """Of one portion of a collection: its children first, then its own rows."""
+    """Of one portion of a collection: what is inside of others first, then these, and what is copied; then its own
+    rows."""
 
     def __init__(self, plan: Plan, collection: str, want: Wanted, now_us: int) -> None:
         self.plan, self.use, self.want, self.now = plan, plan.documents[collection], want, now_us
         self.tally = Tally(want.examples)
-        self.arrays: dict[str, dict[ObjectId, ArrayOf]] = {}
+        #: by where the parents are, and the array's name
+        self.arrays: dict[tuple[str, str], dict[ObjectId, ArrayOf]] = {}
+        #: by field: what is copied, by the `_id` of its row
+        self.copies: dict[str, dict[ObjectId, Document]] = {}
         #: index name (or `_id`) -> digests with keys
         self.entries: dict[str, list[tuple[bytes, str]]] = {}
 
@@ -119,7 +127,11 @@ class Inspector:
         except Unappliable as trouble:
             self._unfit(use, key, trouble, natives)
             return
-        of = self.arrays.setdefault(use.array, {}).setdefault(parent, ArrayOf())
+        of = self.arrays.setdefault((use.home, use.array), {}).setdefault(parent, ArrayOf())
+        inner = self._inside(use.place, use.id_of(key))
+        for name, array in inner.items():
+            self.tally.array(".".join((*use.path, name)), array.count, texts(key))
+            of.broken = of.broken or array.broken
         try:
             size = len(bson.encode(staged["d"], codec_options=CODEC))
         except _NOT_BSON as error:
@@ -131,9 +143,22 @@ class Inspector:
         if whole > MOST_BYTES:
             self._refused(use, key, "too-large", "", f"a staged row of {whole:,} bytes")
         self.tally.staged_bytes += whole
-        of.add(size)
-        if use.array in self.want.elements_of and of.bytes <= MOST_BYTES:
-            of.elements.append((staged["o"], staged["d"]))
+        of.add(size + sum(2 + len(name.encode()) + array.bytes for name, array in inner.items()))
+        if use.path[0] in self.want.elements_of and of.bytes <= MOST_BYTES:
+            element = {**staged["d"], **{name: array.sorted() for name, array in inner.items()}}
+            of.elements.append((staged["o"], element))
+
+    def copied(self, use: RowPlan, row: Row) -> None:
+        """One row whose fields are copied into documents of this portion. As the loader stages it."""
+        assert use.copied is not None
+        natives = use.table.from_row(row)
+        key = use.table.key_of(natives)
+        try:
+            value = use.document(natives, self.now)
+        except Unappliable as trouble:
+            self._unfit(use, key, trouble, natives)
+            return
+        self.copies.setdefault(use.copied, {})[use.id_of(key)] = value
 
     # -- its own rows --------------------------------------------------------------------------------------------
     def row(self, row: Row) -> None:
@@ -150,11 +175,13 @@ class Inspector:
             self._unfit(use, key, trouble, natives)
             return
         _id = use.id_of(key)
-        arrays = {name: of.get(_id, ArrayOf()) for name, of in self._arrays()}
+        arrays = self._inside(use.collection, _id)
         for name, array in arrays.items():
             self.tally.array(name, array.count, texts(key))
         try:
             stamp = sync_of(use, key, natives, None, 0)
+            for field_, pointer in stamp.get("copy", {}).items():
+                document[field_] = self.copies.get(field_, {}).get(pointer)
             size = len(bson.encode({"_id": _id, **document, "_sync": stamp}, codec_options=CODEC))
         except _NOT_BSON as error:
             self._not_bson(use, key, error)
@@ -165,9 +192,10 @@ class Inspector:
         if self._fits(use, key, document, arrays, size):
             self._count(key, _id, size)
 
-    def _arrays(self) -> list[tuple[str, Mapping[ObjectId, ArrayOf]]]:
-        names = self.plan.arrays.get(self.use.collection, {})
-        return [(name, self.arrays.get(name, {})) for name in names]
+    def _inside(self, place: str, _id: ObjectId) -> dict[str, ArrayOf]:
+        """The arrays of a document or an element, empty ones too."""
+        names = self.plan.arrays.get(place, {})
+        return {name: self.arrays.get((place, name), {}).get(_id) or ArrayOf() for name in names}
 
     def _fits(
         self, use: RowPlan, key: Key, document: Document, arrays: Mapping[str, ArrayOf], size: int
@@ -180,10 +208,7 @@ class Inspector:
             self.tally.largest.add(size, texts(key))
             self._refused(use, key, "too-large", "", f"a document of {size:,} bytes")
             return False
-        elements = {
-            name: [e for _, e in sorted(of.elements, key=lambda pair: sort_key(pair[0]))]
-            for name, of in arrays.items()
-        }
+        elements = {name: of.sorted() for name, of in arrays.items()}
         whole = {**document, **elements}
         broken = next(schema.violations(whole, self.want.validator), None)
         if broken is not None:
@@ -230,7 +255,7 @@ class Inspector:
     def _tell(
         self, use: RowPlan, key: Key, name: str, code: str, column: str, reason: str, value: str | None = None
     ) -> None:
-        place = f"{use.collection}.{use.array}" if use.array else use.collection
+        place = ".".join((use.collection, *use.path))
         what = "" if name in ("too-large", "event-too-large") else reason.partition(": ")[0]
         self.tally.misfit(
             Kind(place, use.table.name, name, code, column, what), Example(texts(key), reason, value)

@@ -13,6 +13,7 @@ from connectors.postgres import sql
 from connectors.postgres.catalog import Table
 from connectors.postgres.facts import TableFacts
 from connectors.postgres.rows import Row, identifier
+from consumers.mapping import spec
 from consumers.mapping.plan import Plan, RowPlan
 
 Ask = Callable[[sql.Composed], list[Row]]
@@ -33,8 +34,8 @@ class Link:
     @property
     def place(self) -> str:
         """Where it is declared."""
-        inner = f".{self.use.array}" if self.use.array and not self.embeds else ""
-        return f"{self.use.collection}{inner}.{self.field}"
+        path = self.use.path[:-1] if self.embeds else self.use.path
+        return ".".join((self.use.collection, *path, self.field))
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,25 @@ def links(plan: Plan) -> Iterator[Link]:
         if name not in plan.documents:
             continue
         uses = [(plan.documents[name], declared.references)]
-        for array, use in plan.arrays.get(name, {}).items():
-            uses.append((use, declared.embed[array].references))
-            yield Link(use, array, use.parent_columns, plan.documents[name], True)
+        for use in plan.staged(name):
+            if use.array:
+                uses.append((use, _embed(declared, use.path).references))
+                yield Link(
+                    use, use.array, use.parent_columns, plan.at(use.home) or plan.documents[name], True
+                )
+            elif use.copied:
+                uses.append((use, declared.copies[use.copied].references))
         for use, references in uses:
             for field, reference in references.items():
                 yield Link(use, field, reference.columns, plan.documents[reference.to], False)
+
+
+def _embed(declared: spec.Collection, path: Sequence[str]) -> spec.Embed:
+    """The embed at the end of a path of arrays."""
+    found = declared.embed[path[0]]
+    for array in path[1:]:
+        found = found.embed[array]
+    return found
 
 
 def cannot_break(link: Link, facts: Mapping[str, TableFacts]) -> bool:

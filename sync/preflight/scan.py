@@ -20,6 +20,7 @@ from connectors.settings import SourceEndpoint
 from consumers.apply.write import table_read
 from consumers.mapping.plan import Plan, RowPlan
 from sync.preflight import inspect, links
+from sync.preflight.beside import Beside, one_of, where
 from sync.preflight.spill import Spill
 from sync.preflight.tally import Tally
 from sync.preflight.uniqueness import to_be_checked
@@ -108,6 +109,7 @@ class Scan:
         self._now = time.time_ns() // 1_000
         self._lock = threading.Lock()
         self._failed: list[BaseException] = []
+        self._snapshot = ""
         self._wanted: dict[str, inspect.Wanted] = {}
         self._spills: dict[tuple[str, str], Spill] = {}
 
@@ -117,6 +119,7 @@ class Scan:
         began = time.monotonic()
         with ExitStack() as stack, slots.export_snapshot(self.source) as snapshot:
             self.report.lsn = str(snapshot.lsn)
+            self._snapshot = snapshot.name
             names = [
                 n for n in self.plan.documents if n in self.extent.collections or not self.extent.collections
             ]
@@ -204,11 +207,11 @@ class Scan:
             if keys:
                 skip = frozenset(keys)
                 self._wanted[name] = replace(self._wanted[name], skip=skip)
-                todo.put(Portion(name, condition=_one_of(read, keys)))
+                todo.put(Portion(name, condition=one_of(read, read.key, keys)))
             todo.put(Portion(name, sample=self._sample(use.table.name)))
 
     def _tables(self, name: str) -> list[str]:
-        return [use.table.name for use in (self.plan.documents[name], *inspect.child_uses(self.plan, name))]
+        return [use.table.name for use in (self.plan.documents[name], *self.plan.staged(name))]
 
     def _sample(self, table: str) -> sql.Composable:
         """Blocks at random; rows at random where there are few blocks."""
@@ -228,7 +231,7 @@ class Scan:
                 sql.SQL("coalesce(pg_column_size({}), 0)").format(sql.Identifier(c)) for c in sorted(wide)
             )
             query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} DESC LIMIT {}").format(
-                _key_texts(use.table.key), identifier(read.table), _filter(use), size, sql.Literal(_LARGEST)
+                _key_texts(use.table.key), identifier(read.table), where(use), size, sql.Literal(_LARGEST)
             )
             found.update(dict.fromkeys(tuple(row) for row in reader.ask(query)))
         for child in inspect.child_uses(self.plan, use.collection):
@@ -236,7 +239,7 @@ class Scan:
             query = sql.SQL("SELECT {} FROM {} WHERE {} GROUP BY {} ORDER BY count(*) DESC LIMIT {}").format(
                 _key_texts(child.parent_columns),
                 identifier(child.table.name),
-                _filter(child),
+                where(child),
                 columns,
                 sql.Literal(_LARGEST),
             )
@@ -255,11 +258,11 @@ class Scan:
         )
         inspector = inspect.Inspector(self.plan, name, want, self._now)
         said = 0
-        with self._telling(name):
+        with self._telling(name), Beside(self.source, self._snapshot, inspector) as beside:
             for use in inspect.child_uses(self.plan, name):
-                for row in self._children(reader, portion, use):
+                for row in beside.with_inner(use, self._children(reader, portion, use)):
                     inspector.child(use, row)
-            for row in self._rows_of(reader, portion):
+            for row in beside.with_copied(self._rows_of(reader, portion)):
                 inspector.row(row)
                 if inspector.tally.rows - said >= _SAY_EVERY:
                     self._say(name, inspector.tally.rows - said)
@@ -279,7 +282,7 @@ class Scan:
         read = table_read(use.table)
         if portion.keys is not None:
             return reader.copy(read, portion.keys, use.where_sql)
-        condition = sql.SQL("{} AND {}").format(portion.condition or sql.SQL("true"), _filter(use))
+        condition = sql.SQL("{} AND {}").format(portion.condition or sql.SQL("true"), where(use))
         return reader.stream(read, condition, portion.sample)
 
     def _children(self, reader: SnapshotReader, portion: Portion, use: RowPlan) -> Iterator[Row]:
@@ -295,7 +298,7 @@ class Scan:
             portion.condition or sql.SQL("true"),
         )
         columns = sql.SQL(", ").join(sql.Identifier(c) for c in use.parent_columns)
-        condition = sql.SQL("({}) IN ({}) AND {}").format(columns, keys, _filter(use))
+        condition = sql.SQL("({}) IN ({}) AND {}").format(columns, keys, where(use))
         return reader.stream(read, condition)
 
     # -- what takes more than one row ----------------------------------------------------------------------------
@@ -348,27 +351,8 @@ class _Telling:
             raise _Unreadable from error
 
 
-def _filter(use: RowPlan) -> sql.Composable:
-    return sql.SQL("(" + use.where_sql + ")") if use.where_sql else sql.SQL("true")
-
-
 def _key_texts(columns: Sequence[str]) -> sql.Composed:
     return sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in columns)
-
-
-def _one_of(read: TableRead, keys: Sequence[tuple[str, ...]]) -> sql.Composed:
-    """A condition: the key is one of these."""
-    columns = sql.SQL(", ").join(sql.Identifier(c) for c in read.key)
-    rows = [
-        sql.SQL("({})").format(
-            sql.SQL(", ").join(
-                sql.SQL("{}::" + cast).format(sql.Literal(text))
-                for text, cast in zip(key, read.casts, strict=True)
-            )
-        )
-        for key in keys
-    ]
-    return sql.SQL("({}) IN ({})").format(columns, sql.SQL(", ").join(rows))
 
 
 __all__ = ["Extent", "Reading", "Scan", "ScanReport"]

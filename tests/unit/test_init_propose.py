@@ -360,6 +360,89 @@ def test_at_most_one_child_is_embedded_without_being_counted() -> None:
     assert "at most 1 row" in array.why
 
 
+def _marks(**more: Any) -> TableFacts:
+    kept: dict[str, Any] = {
+        "columns": {"id": "bigint", "item_id": "bigint", "items": "text"},
+        "foreign_keys": (fk("item_id", "public.items", on_delete="c"),),
+        **more,
+    }
+    return facts("public.item_marks", "id", **kept)
+
+
+def _nested(items: int, marks: int) -> Fanouts:
+    return {
+        ("public.items", ("order_id",)): Fanout(items, 2.0),
+        ("public.item_marks", ("item_id",)): Fanout(marks, 2.0),
+    }
+
+
+def test_a_child_of_an_embedded_child_is_an_array_inside_of_its_elements() -> None:
+    found = proposed(ORDERS, _items(), _marks(), fanouts=_nested(10, 10))
+    assert list(content(found)["collections"]) == ["orders"]
+    order = collection(found, "orders")
+    assert order["embed"]["items"]["embed"] == {
+        "marks": {"from": "public.item_marks", "foreign_key": "item_id"}
+    }
+    items = order["validator"]["properties"]["items"]["items"]
+    assert items["properties"]["marks"]["items"]["required"] == ["id", "items"]
+    assert found.counts()["embedded"] == 2
+
+
+@pytest.mark.parametrize(
+    ("marks", "fanouts"),
+    [
+        pytest.param(_marks(), _nested(10, 11), id="too many rows in all"),
+        pytest.param(_marks(bytes=20_000_000, rows=1_000), _nested(10, 9), id="too many bytes in all"),
+    ],
+)
+def test_what_would_be_too_much_inside_of_it_gives_a_child_a_collection(
+    marks: TableFacts, fanouts: Fanouts
+) -> None:
+    found = proposed(ORDERS, _items(), marks, fanouts=fanouts)
+    assert "embed" not in collection(found, "orders")
+    assert list(collection(found, "items")["embed"]) == ["marks"]
+    assert any("not embedded in public.orders: up to" in line for c in found.collections for line in c.about)
+
+
+@pytest.mark.parametrize(
+    "marks",
+    [
+        pytest.param(_marks(foreign_keys=(fk("item_id", "public.items"),)), id="restrict"),
+        pytest.param(_marks(nullable="item_id"), id="nullable"),
+        pytest.param(
+            _marks(
+                columns={"id": "bigint", "item_id": "bigint", "other": "bigint"},
+                foreign_keys=(
+                    fk("item_id", "public.items", on_delete="c"),
+                    fk("other", "public.items", on_delete="c"),
+                ),
+            ),
+            id="refers to it twice",
+        ),
+    ],
+)
+def test_who_has_a_child_that_needs_its_id_is_not_embedded(marks: TableFacts) -> None:
+    found = proposed(ORDERS, _items(), marks, fanouts=_nested(5, 5))
+    assert "embed" not in collection(found, "orders")
+
+
+def test_a_child_that_was_not_counted_keeps_its_parent_a_collection() -> None:
+    found = proposed(ORDERS, _items(), _marks(), fanouts=FEW)
+    assert {"orders", "items", "itemMarks"} == set(content(found)["collections"])
+    assert "embed" not in collection(found, "orders")
+
+
+def test_arrays_are_two_levels_deep_at_most() -> None:
+    deeper = facts(
+        "public.deeper", "id", {"id": "bigint", "mark_id": "bigint"},
+        foreign_keys=(fk("mark_id", "public.item_marks", on_delete="c"),),
+    )  # fmt: skip
+    fanouts = {**_nested(2, 2), ("public.deeper", ("mark_id",)): Fanout(2, 2.0)}
+    found = proposed(ORDERS, _items(), _marks(), deeper, fanouts=fanouts)
+    assert "embed" not in collection(found, "orders")
+    assert collection(found, "items")["embed"]["marks"]["embed"]
+
+
 def test_a_composite_key_of_an_embedded_child_stands_in_the_parents_order() -> None:
     parent = facts("public.p", "b a", {"a": "integer", "b": "text", "v": "text"})
     child = facts(

@@ -119,3 +119,61 @@ def test_no_reason_holds_a_value_unless_it_is_asked_for() -> None:
         [(kind, misfits)] = of.tally.misfits.items()
         told = json.dumps([str(kind), [e.as_dict() for e in misfits.examples]])
         assert ("hunter2" in told) is show
+
+
+NESTED = """version: 1
+collections:
+  ps:
+    from: public.p
+    embed:
+      cs:
+        from: public.c
+        foreign_key: p_id
+        embed: {gs: {from: public.g, foreign_key: c_id, order_by: id}}
+  cs:
+    from: public.c
+    copy: {p: {from: public.p, foreign_key: p_id, only: [data]}}
+    validator: {properties: {p: {bsonType: [object]}}}
+"""
+G = replace(
+    C, name="public.g", columns=(P.columns[0], Column("c_id", "bigint", False, False, "bigint"), P.columns[1])
+)
+
+
+def nested(collection: str) -> Inspector:
+    tables = {"public.p": P, "public.c": C, "public.g": G}
+    plan = compile_plan(spec.parse(NESTED), tables, spec.Lines(NESTED, "m.yaml"))
+    want = inspect.wanted(plan, collection, {}, show_values=False, examples=5)
+    return Inspector(plan, collection, want, 0)
+
+
+def test_the_size_is_that_of_the_document_with_what_is_inside_of_its_elements() -> None:
+    of = nested("ps")
+    child = of.plan.arrays["ps"]["cs"]
+    inner = of.plan.arrays[child.place]["gs"]
+    for n in range(12):
+        of.child(inner, row(of, "public.g", id=n, c_id=1, data=b"z" * n))
+    for n in range(3):
+        of.child(child, row(of, "public.c", id=n, p_id=7, data=b"x"))
+    of.row(row(of, "public.p", id=7, data=b"y"))
+    gs = [{"id": bson.Int64(n), "data": b"z" * n} for n in range(12)]
+    elements = [{"id": bson.Int64(n), "data": b"x", "gs": gs if n == 1 else []} for n in range(3)]
+    document = {"id": bson.Int64(7), "data": b"y", "doc": None, "cs": elements}
+    whole = {"_id": object_id("public.p", (7,)), **document, "_sync": sync_of(of.use, (7,), {}, None, 0)}
+    assert of.tally.sizes.most == len(bson.encode(whole, codec_options=CODEC))
+    assert of.tally.arrays["cs"].most == 3
+    assert of.tally.arrays["cs.gs"].most == 12
+    assert not names(of)
+
+
+def test_the_size_is_that_of_the_document_with_what_is_copied() -> None:
+    of = nested("cs")
+    of.copied(of.plan.copies["cs"]["p"], row(of, "public.p", id=7, data=b"y" * 99))
+    of.row(row(of, "public.c", id=1, p_id=7, data=b"x"))
+    stamp = sync_of(of.use, (1,), {"p_id": 7}, None, 0)
+    document = {"id": bson.Int64(1), "pId": bson.Int64(7), "data": b"x", "p": {"data": b"y" * 99}}
+    whole = {"_id": object_id("public.c", (1,)), **document, "_sync": stamp}
+    assert of.tally.sizes.most == len(bson.encode(whole, codec_options=CODEC))
+    assert not names(of)
+    of.row(row(of, "public.c", id=2, p_id=8, data=b"x"))
+    assert names(of) == ["validator"]  # it points to a row that is not there: null
