@@ -110,6 +110,7 @@ _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
 _RELOAD, _WALK, _RENEW = "sync.snapshot.reload", "sync.snapshot.walk", "sync.setup.renew"
 _LOST = _set("lost slot", "delete", "flip")
 _LETTERS, _PARKED = "consumers.dead_letters", "connectors.mongo.parked"
+_RACES = ("tests/unit/test_interleaved.py::test_rare_races",)
 _ARRAYS, _COPIES = "consumers.apply.arrays", "consumers.apply.copies"
 
 MUTANTS = (
@@ -550,6 +551,7 @@ MUTANTS = (
         without=_BARE,
         mood=_DEEP,
         rare=True,
+        tests=_RACES,
     ),
     Mutant(
         "anchors: an element has none for what is inside of it",
@@ -561,6 +563,7 @@ MUTANTS = (
         without=_BARE,
         mood=_DEEP,
         rare=True,
+        tests=_RACES,
     ),
     Mutant(
         "loaded: documents before what is inside of their elements",
@@ -603,6 +606,7 @@ MUTANTS = (
         needs=_set("deep", "flip", "delete"),
         without=_BARE,
         mood={**_DEEP, "tables": (TEAMS, FILES)},
+        tests=_RACES,
     ),
     Mutant(
         "copies: a parent writes no anchors",
@@ -613,6 +617,7 @@ MUTANTS = (
         needs=_set("deep", "flip", "delete"),
         without=_BARE,
         mood={**_DEEP, "tables": (TEAMS, FILES)},
+        tests=_RACES,
     ),
     Mutant(
         "copies: a parent writes one anchor of all",
@@ -624,6 +629,7 @@ MUTANTS = (
         without=_BARE,
         mood={**_DEEP, "tables": (TEAMS, FILES)},
         rare=True,
+        tests=_RACES,
     ),
     Mutant(
         "copies: what looks right is not written",
@@ -635,6 +641,19 @@ MUTANTS = (
         without=_BARE,
         mood={**_DEEP, "tables": (TEAMS, FILES)},
         rare=True,
+        tests=_RACES,
+    ),
+    Mutant(
+        "jobs: one that is late strikes the new one",
+        9,
+        f"{_LEDGER}:_serial",
+        "Int64(secrets.randbits(62))",
+        "Int64(1)",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+        rare=True,
+        tests=_RACES,
     ),
     Mutant(
         "copies: a truncated parent stays in its children",
