@@ -340,3 +340,52 @@ def test_a_broken_clause_loses_a_race(clause: str, race: str) -> None:
     given, more = RACES[race]
     with broken(next(mutant for mutant in MUTANTS if mutant.name == clause)), pytest.raises(Failed):
         interleaved(*given, **more)
+
+
+# -- one after the other, in every order that partitions may come in -----------------------------------------------
+TEAM_LIFE = [team(), update(TEAMS, team_name="o"), delete(TEAMS), team()]
+FILE_LIFE = [file(), update(FILES, team_id=2), update(FILES, team_id=1)]
+MEMBER_LIFE = [member(1, 2), update(MEMBERS, team_id=1), update(MEMBERS, status="gone")]
+BADGE_LIFE = [badge(1, 2), update(BADGES, member_id=1), update(BADGES, shown=False)]
+
+
+def orders(*lives: Sequence[Change]) -> list[tuple[int, ...]]:
+    """Every way to merge so many streams."""
+    which = [number for number, life in enumerate(lives) for _ in life]
+    return sorted(set(permutations(which)))
+
+
+def in_order(
+    tables: Sequence[str], lives: Sequence[Sequence[Change]], order: Sequence[int], few: int
+) -> None:
+    """All is committed, stream by stream; then one event after the other is applied in this order of streams."""
+    pair = Pair.of(of_tables())
+    with pair.world._patched(), patch.object(copies_module, "FEW", few):
+        pair.begin()
+        pair.commit([team(2), member(2, 2)])
+        pair.work(1)
+        for life in lives:
+            pair.commit(life)
+        world = pair.world
+        worker = world.actors[1].worker
+        assert worker is not None
+        worker.batch_events = 1
+        for number in order:
+            mine = frozenset(world.topics.of(tables[number]))
+            world.group.assign({world.actors[0].name: frozenset(world.topics.logs) - mine, worker.name: mine})
+            world._work(world.actors[1], 2)  # it is placed, and applies one event
+        pair.rest()
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_a_parents_and_its_childrens_events_in_every_order(few: int) -> None:
+    for order in orders(TEAM_LIFE, FILE_LIFE):
+        in_order((TEAMS, FILES), (TEAM_LIFE, FILE_LIFE), order, few)
+
+
+def test_events_of_three_levels_in_every_order(pytestconfig: pytest.Config) -> None:
+    lives = (TEAM_LIFE[:2], MEMBER_LIFE[:2], BADGE_LIFE[:2])
+    if pytestconfig.getoption("--thorough"):
+        lives = (TEAM_LIFE[:3], MEMBER_LIFE, BADGE_LIFE)
+    for order in orders(*lives):
+        in_order((TEAMS, MEMBERS, BADGES), lives, order, 200)
