@@ -218,7 +218,8 @@ def _trend(report: LagReport, recent: Sequence[Sample], ticks: Sequence[tuple[in
     if gain > _GAIN:
         report.state, report.catch_up_s = "catching_up", report.seconds / gain
     else:
-        report.state = "stalled" if not report.records_out and not _confirms(recent) else "falling_behind"
+        waits = report.records > 0 or not _confirms(recent)
+        report.state = "stalled" if waits and not report.records_out else "falling_behind"
 
 
 def _confirms(recent: Sequence[Sample]) -> bool:

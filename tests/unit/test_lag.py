@@ -192,6 +192,19 @@ def test_losing_ground_and_standing_still_are_told_apart() -> None:
     assert report(*stepping(60, 60.5, 61)).state == "falling_behind"
     stalled = report(*stepping(60, 61, 62, out=0))
     assert (stalled.state, stalled.catch_up_s) == ("stalled", None)
+    # all that Kafka has is applied, and Debezium sends nothing any more, or still does
+    ticks = [(NOW - 61_000, Lsn(100))]
+    for confirmed, state in ((100, "stalled"), (110, "falling_behind")):
+        looks = [
+            sample(
+                float(n),
+                wal=wal(9_000, confirmed if n else 100, at_ms=NOW + n * 1_000),
+                ends={P0: 5},
+                reached={P0: 5},
+            )
+            for n in range(3)
+        ]
+        assert report(*looks, ticks=ticks).state == state
 
 
 def test_one_look_alone_says_nothing_of_a_trend() -> None:
