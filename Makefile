@@ -14,8 +14,8 @@ install: .venv/.installed ## make .venv with everything that is needed; nothing 
 demo: install ## the whole way once: embedded stack, sample data, snapshot, live changes, verification
 	@$(bin)/tandem demo
 
-test: install ## all tests, on an embedded stack; ARGS='--stack=containers' for another, or any of pytest's own
-	@$(bin)/pytest $(ARGS)
+test: install ## all tests, on embedded stacks, two files at a time; ARGS='--stack=containers' for another, or any of pytest's own
+	@$(bin)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-foreign: install ## schemas of others: each folder of SQL files in CASES=DIR, from init to verify, then under a writer
 	@[ -n '$(CASES)' ] || { echo 'which folder? make test-foreign CASES=DIR' >&2; exit 2; }
@@ -27,7 +27,7 @@ check: install ## format, lint, types, import rules, and the quick tests that ne
 	@$(bin)/ruff check .
 	@$(bin)/mypy
 	@$(bin)/lint-imports
-	@$(bin)/pytest tests/unit tests/architecture \
+	@$(bin)/pytest -n 2 tests/unit tests/architecture \
 	  --deselect tests/unit/test_write_rule_simulated.py::test_a_broken_clause_is_noticed
 
 torture: install ## random histories for long: SEED=... CASES=10000 (of a real PostgreSQL: 3 for each 100)
