@@ -51,10 +51,10 @@ def dashboard(
         lag_below_s=wished.ready_below_s,
         build=build_of(page_files()),
     )
-    may = access.Access(token, access.is_loopback(host))
-    if not may.loopback:
-        log("whoever reaches this address sees the page", address=host)
     with closing(serve.listen(host, wished.port if port is None else port)) as bound:
+        may = access.Access(token, access.is_loopback(bound.getsockname()[0]))
+        if not may.loopback:
+            log("whoever reaches this address sees the page", address=host)
         listening(serve.url_of(bound), token is not None)
         serve.serve(bound, Feed(_sources(settings, watch), about, quiet), _actions(settings), may, quiet)
 

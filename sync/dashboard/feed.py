@@ -7,6 +7,7 @@ server that does not answer makes its own numbers old and nothing else. The even
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -158,9 +159,13 @@ class Feed:
 
     async def _tick(self) -> None:
         while True:
-            if self.watched:  # nobody looks: nothing is put together
-                self._frame = Frame(self._frame.number + 1, event(self._document()))
-                self._wake()
+            try:
+                if self.watched:  # nobody looks: nothing is put together
+                    self._frame = Frame(self._frame.number + 1, event(self._document()))
+                    self._wake()
+            except Exception as error:  # the next document may be one that can be told
+                kind = type(error).__name__
+                self.quiet.tell(f"document {kind}", "a document could not be put together", error=kind)
             await asyncio.sleep(self.look_every_s)
 
     def _wake(self) -> None:
@@ -226,11 +231,12 @@ class Feed:
         try:
             return question(), ""
         except SyncError as error:
-            why = error.what
+            why, kind = error.what, error.code
         except Exception as error:
-            why = f"tandem met an error that it does not know: {type(error).__name__}"
+            kind = type(error).__name__
+            why = f"tandem met an error that it does not know: {kind}"
         if not self._stop.is_set():
-            self.quiet.tell(f"{what} {why}", f"the {what} cannot be asked", why=why)
+            self.quiet.tell(f"{what} {kind}", f"the {what} cannot be asked", why=why)
         return None, why
 
     def _put(self, **found: Any) -> None:
@@ -246,7 +252,10 @@ def event(document: Mapping[str, object]) -> bytes:
 
 def encoded(document: object) -> bytes:
     """JSON; what has no form of its own as its text."""
-    return orjson.dumps(document, default=str)
+    try:
+        return orjson.dumps(document, default=str)
+    except orjson.JSONEncodeError:  # half a surrogate pair, in a key of somebody's
+        return json.dumps(document, default=str).encode()
 
 
 def unknown_lag(at: str, why: str) -> Part:

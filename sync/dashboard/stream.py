@@ -48,6 +48,7 @@ class Events:
         except TimeoutError:
             self._quiet.tell("slow page", "a page that did not take its events was dropped")
             self._drop(scope)
+            await asyncio.sleep(0)  # the server hears of it before it is told that this answer ends here
         finally:
             self._feed.watched -= 1
             gone.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -33,6 +34,8 @@ _ORDER = (
 )  # fmt: skip
 #: one round of questions, each from a thread of its own; there are two
 _PATIENCE_S = 2.4
+#: after the answers of the others, so long the count of documents is waited for
+_COUNTED_S = 0.6
 #: a direct writer that has not said for so long that it lives is dead
 LEASE_S = 6.0
 _NOT_SET_UP = "the pipeline is not set up"
@@ -155,6 +158,8 @@ def look(settings: Settings, timeout_ms: int = 2_000) -> StatusReport:
 
     _ask_all(report, {"MongoDB": target})  # first: it knows what the others should be like
     db = opened[0] if opened else None
+    counting = Asked("MongoDB", lambda: _count(db, report))
+    counting.begin()
     _ask_all(
         report,
         {
@@ -166,7 +171,13 @@ def look(settings: Settings, timeout_ms: int = 2_000) -> StatusReport:
             "machine": lambda: [machine()],
         },
     )
-    if db is not None and not any(p.ok is None and "has not answered" in p.what for p in report.parts):
+    counted = True
+    with suppress(
+        SyncError
+    ):  # a server that counts slowly is not one that hangs: what is not counted is unknown
+        counted = bool(counting.wait(_COUNTED_S)[0])
+    late = any(p.ok is None and "has not answered" in p.what for p in report.parts)
+    if db is not None and counted and not late:
         db.client.close()
     report.parts.sort(key=lambda part: _ORDER.index(part.name))
     return report
@@ -267,8 +278,6 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         return [Part("MongoDB", False, _NOT_SET_UP, "run `tandem setup`")]
     with mongo.translated():
         chunks = list(db[ledger.CHUNKS].find({}, {"collection": 1, "done": 1}))
-        for standing in report.collections:
-            standing.documents = db[standing.name].estimated_document_count()
     for standing in report.collections:
         mine = [c for c in chunks if c["collection"] == standing.name]
         standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
@@ -291,6 +300,15 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         )
         return [*parts, Part("MongoDB", False, what + jobs, remedy)]
     return [*parts, Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")]
+
+
+def _count(db: Database | None, report: StatusReport) -> bool:
+    """How many documents each collection has."""
+    if db is not None:
+        with mongo.translated():
+            for standing in report.collections:
+                standing.documents = db[standing.name].estimated_document_count()
+    return True
 
 
 def _snapshot(db: Database, report: StatusReport) -> Part | None:

@@ -110,6 +110,27 @@ def test_what_cannot_be_asked_is_unknown_with_its_reason(fake: Fake) -> None:
     assert fake.closed
 
 
+def test_a_document_that_cannot_be_told_ends_nothing(fake: Fake) -> None:
+    with served(fake) as page, httpx.stream("GET", f"{page.url}/events", timeout=10) as answer:
+        found = events(answer)
+        next(found)
+        good, fake.status = fake.status, status(components=[{"name": "without the rest"}])
+        until(lambda: "could not be put together" in fake.logged)
+        fake.status = good
+        assert next(found)["status"]
+    odd = Fake(parked=[{**ROW, "key": "public.users [\ud800]"}], status=status(parked={"rows": 1}))
+    with served(odd) as page:
+        until(lambda: httpx.get(f"{page.url}/api/state").json()["parked_rows"])
+
+
+def test_a_reason_that_changes_is_told_once_a_minute(fake: Fake) -> None:
+    with served(fake):
+        for n in range(5):
+            fake.status = ServerGone(f"MongoDB has not answered for {n} s", remedy="wait")
+            time.sleep(0.06)
+    assert fake.logged.count("has not answered") == 1
+
+
 # -- bad input -----------------------------------------------------------------------------------------------
 
 
@@ -384,6 +405,7 @@ def test_a_page_that_takes_nothing_is_dropped(fake: Fake) -> None:
             next(found)
             until(lambda: page.feed.watched == 1 or not next(found), within=20)
         assert "did not take its events" in fake.logged
+        assert "without completing" not in fake.logged
         assert cut_off(slow)
 
 

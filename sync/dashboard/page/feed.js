@@ -2,6 +2,7 @@
 
 const SILENT_AFTER = 5000;
 const LONGEST = 5000;
+const HIDDEN_AFTER = 60000;
 
 export class Feed {
   constructor(onState, onLink) {
@@ -13,7 +14,7 @@ export class Feed {
     this.open();
     setInterval(() => this.watch(), 1000);
     addEventListener("online", () => this.now());
-    document.addEventListener("visibilitychange", () => { if (!document.hidden && this.link !== "live") this.now(); });
+    document.addEventListener("visibilitychange", () => this.seen());
   }
 
   open() {
@@ -39,6 +40,20 @@ export class Feed {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.open(), Math.min(LONGEST, 500 * 2 ** this.tries));
     this.tries += 1;
+  }
+
+  // A browser has six connections to one server: tabs that nobody sees leave theirs to others. Nothing is missing when
+  // they come back, as the first event brings the history.
+  seen() {
+    clearTimeout(this.leaving);
+    if (document.hidden) this.leaving = setTimeout(() => this.leave(), HIDDEN_AFTER);
+    else if (this.link !== "live") this.now();
+  }
+
+  leave() {
+    this.source.close();
+    clearTimeout(this.timer);
+    this.set("connecting");
   }
 
   now() {

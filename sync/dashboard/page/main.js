@@ -21,7 +21,7 @@ function draw(found) {
     return;
   }
   put($("pipeline"), found.server.pipeline);
-  document.title = `${found.gate?.ready ? "✓" : "✕"} ${found.server.pipeline} · tandem`;
+  document.title = `${found.gate.ready ? "✓" : found.gate.conditions.some((c) => c.ok === false) ? "✕" : "?"} ${found.server.pipeline} · tandem`;
   remember(found);
   for (const drawn of [drawLag, drawFlow, drawGate, drawSlot, drawCutover, drawCollections, drawControl]) drawn(found);
   drawParked(found, retry);
