@@ -146,6 +146,11 @@ class Feed:
         """The whole document, history included."""
         return {**self._document(), "history": self.history.points()}
 
+    @property
+    def number(self) -> int:
+        """Of the newest frame."""
+        return self._frame.number
+
     async def after(self, number: int, gone: asyncio.Future[Any]) -> Frame | None:
         """The newest frame after this number. None: there will be none, or the page has gone."""
         while not self.closed and not gone.done():

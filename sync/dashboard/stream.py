@@ -62,7 +62,7 @@ class Events:
             body = {"type": "http.response.body", "body": content, "more_body": more}
             await asyncio.wait_for(send(body), self._within)
 
-        number = 0
+        number = self._feed.number  # of a frame that is as old as the last page that was open
         await out(_RETRY + event(self._feed.state()))
         while (frame := await self._feed.after(number, gone)) is not None:
             number = frame.number

@@ -353,6 +353,18 @@ def test_a_page_gets_the_history_first_and_then_a_look_at_a_time(fake: Fake) -> 
             assert any(next(found)["lag"]["seconds"] == 99.0 for _ in range(20))
 
 
+def test_a_page_that_comes_after_others_gets_nothing_old(fake: Fake) -> None:
+    with served(fake) as page:
+        for _ in range(3):
+            with httpx.stream("GET", f"{page.url}/events", timeout=10) as answer:
+                found = events(answer)
+                first, second = next(found), next(found)
+            assert first["at"] <= second["at"]
+            assert first["history"][-1]["t"] <= second["point"]["t"]
+            until(lambda: page.feed.watched == 0)
+            time.sleep(0.2)  # looks that nobody sees
+
+
 def test_many_pages_are_one_look_a_second(fake: Fake) -> None:
     with served(fake, every_s=0.2) as page:
 

@@ -24,7 +24,7 @@ export function remember(state) {
     const known = new Map(points.map((p) => [p.t, p]));
     for (const p of state.history) known.set(p.t, p);
     points = [...known.values()].sort((a, b) => a.t - b.t);
-  } else if (state.point && state.point.t !== points.at(-1)?.t) points.push(state.point);
+  } else if (state.point && !(state.point.t <= points.at(-1)?.t)) points.push(state.point);
   const newest = points.at(-1)?.t ?? 0;
   while (points.length && points[0].t < newest - SPAN - 5) points.shift();
 }
