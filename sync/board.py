@@ -18,6 +18,7 @@ from sync.dashboard.quiet import Quiet
 from sync.dashboard.server import Actions, build_of, page_files
 from sync.dead_letters import desk
 from sync.lag.watch import LagWatch
+from sync.observe.metrics import DashboardMetrics, PipelineMetrics
 from sync.settings import Settings
 
 Log = Callable[..., None]
@@ -56,13 +57,25 @@ def dashboard(
         if not may.loopback:
             log("whoever reaches this address sees the page", address=host)
         listening(serve.url_of(bound), token is not None)
-        serve.serve(bound, Feed(_sources(settings, watch), about, quiet), _actions(settings), may, quiet)
+        role = DashboardMetrics()
+        feed = Feed(_sources(settings, watch, PipelineMetrics(role)), about, quiet)
+        serve.serve(bound, feed, _actions(settings), may, quiet, metrics=role.text)
 
 
-def _sources(settings: Settings, watch: LagWatch) -> Sources:
+def _sources(settings: Settings, watch: LagWatch, numbers: PipelineMetrics) -> Sources:
+    def lag() -> Mapping[str, Any]:
+        report = watch.look()
+        numbers.take(report)
+        return report.as_dict()
+
+    def status() -> Mapping[str, Any]:
+        report = app.status(settings)
+        numbers.take_status(report)
+        return report.as_dict()
+
     return Sources(
-        lag=lambda: watch.look().as_dict(),
-        status=lambda: app.status(settings).as_dict(),
+        lag=lag,
+        status=status,
         parked=lambda most: _parked(settings, most),
         close=watch.close,
     )

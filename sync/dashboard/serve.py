@@ -62,10 +62,11 @@ def serve(
     quiet: Quiet,
     began: Callable[[Callable[[], None]], None] = lambda _: None,
     taken_within_s: float = TAKEN_WITHIN_S,
+    metrics: Callable[[], bytes] = lambda: b"",
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. began: told how to end it otherwise, from any thread."""
     _quieten(quiet)
-    asyncio.run(_serve(bound, feed, actions, access, quiet, began, taken_within_s))
+    asyncio.run(_serve(bound, feed, actions, access, quiet, began, taken_within_s, metrics))
 
 
 async def _serve(
@@ -76,10 +77,17 @@ async def _serve(
     quiet: Quiet,
     began: Callable[[Callable[[], None]], None],
     taken_within_s: float,
+    metrics: Callable[[], bytes],
 ) -> None:
     loop = asyncio.get_running_loop()
     app = application(
-        feed, actions, access, quiet, drop=lambda scope: server.drop(scope), taken_within_s=taken_within_s
+        feed,
+        actions,
+        access,
+        quiet,
+        drop=lambda scope: server.drop(scope),
+        taken_within_s=taken_within_s,
+        metrics=metrics,
     )
     config = uvicorn.Config(
         app,

@@ -36,6 +36,8 @@ _TYPES = {
     "css": "text/css; charset=utf-8",
     "svg": "image/svg+xml",
 }
+#: Prometheus documentation, "Exposition formats"
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 CONTROLS = ("pause", "resume", "throttle")
 
 
@@ -74,14 +76,16 @@ def application(
     *,
     drop: Callable[[Scope], None] = lambda _: None,
     taken_within_s: float = TAKEN_WITHIN_S,
+    metrics: Callable[[], bytes] = lambda: b"",
 ) -> ASGIApp:
-    """All of it. The feed is started and closed by whoever serves this."""
+    """All of it. The feed is started and closed by whoever serves this. metrics: as Prometheus reads them."""
     desk = _Desk(feed, actions, access)
     files = page_files()
     routes = [Route(path, _file(content, kind), methods=["GET"]) for path, (content, kind) in files.items()]
     routes += [
         Route("/api/state", lambda _: json_answer(feed.state()), methods=["GET"]),
         Route("/events", Events(feed, quiet, drop, taken_within_s), methods=["GET"]),
+        Route("/metrics", lambda _: Response(metrics(), media_type=_EXPOSITION), methods=["GET"]),
         Route("/api/token", desk.token, methods=["POST"]),
         Route("/api/retry", desk.retry, methods=["POST"]),
         Route("/api/control", desk.control, methods=["POST"]),

@@ -10,7 +10,15 @@ from contextlib import suppress
 from importlib import metadata
 from types import TracebackType
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    generate_latest,
+    start_http_server,
+)
 from prometheus_client.process_collector import ProcessCollector
 
 from connectors.errors import Misused
@@ -116,6 +124,17 @@ class LoaderMetrics(_Role):
             self._chunks.labels(name).set(of.chunks_done)
             self._parked.labels(name).set(of.parked)
         self._throttled.set(throttled)
+
+
+class DashboardMetrics(_Role):
+    """The dashboard's: it has no work of its own to count."""
+
+    def __init__(self) -> None:
+        super().__init__("dashboard")
+
+    def text(self) -> bytes:
+        """As Prometheus reads them."""
+        return generate_latest(self.registry)
 
 
 class PipelineMetrics:

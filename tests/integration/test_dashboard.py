@@ -251,6 +251,10 @@ def test_what_cannot_be_asked_is_unknown_on_the_page(on: Pipeline, window: Brows
             assert window.text("#n-seconds .value") == "unknown"
             assert window.text("#n-parked .value") == "0"  # MongoDB was asked and says so
             assert state(url)["lag"]["records"] is None
+            metrics = httpx.get(f"{url}/metrics", timeout=10).text
+            assert 'tandem_lag_unknown{number="records"} 1.0' in metrics
+            assert "tandem_lag_seconds NaN" in metrics
+            assert 'tandem_component_up{component="Kafka"} NaN' in metrics
             ready = window.js("return document.querySelector('#ready').dataset.ok")
             assert ready != "true"
     finally:
