@@ -168,9 +168,7 @@ def snapshot(
     with the slot's snapshot in it. metrics: where to serve them, `[HOST:]PORT`.
     """
     with ExitStack() as stack:
-        counted = LoaderMetrics()
-        if metrics is not None:
-            stack.enter_context(Served(counted.registry, metrics, lambda at: log("metrics", at=at)))
+        count = stack.enter_context(_counted(metrics, log))
         if prepared is None and not _is_set_up(settings):
             prepared = setup(settings, log, keep_snapshot=True)
         slot_snapshot = prepared.slot_snapshot if prepared else None
@@ -199,7 +197,7 @@ def snapshot(
         with roles.loader(settings, pace, log, lambda: lag_watch.look().streaming_seconds):
 
             def show(report: LoadReport | ReloadReport) -> None:
-                counted.take(loader.report, throttled=bool(pace.why))
+                count(loader.report, throttled=bool(pace.why))
                 if watch is not None:
                     watch(report)
 
@@ -208,6 +206,25 @@ def snapshot(
             with _reload(settings, plan, log) as again:
                 report.again = _watched(lambda: again.reload(tables), again.report, watch)
         return report
+
+
+@contextmanager
+def _counted(metrics: str | None, log: Log) -> Iterator[Callable[..., None]]:
+    """Who keeps a load's report for Prometheus, served where it is asked for."""
+    counted = LoaderMetrics()
+    with ExitStack() as stack:
+        if metrics is not None:
+            stack.enter_context(Served(counted.registry, metrics, lambda at: log("metrics", at=at)))
+        yield counted.take
+
+
+def _both(count: Callable[..., None], watch: Watch | None) -> Watch:
+    def show(report: LoadReport | ReloadReport) -> None:
+        count(report, throttled=False)
+        if watch is not None:
+            watch(report)
+
+    return show
 
 
 @contextmanager
@@ -237,6 +254,7 @@ def reload(
     *,
     dry_run: bool = False,
     watch: Watch | None = None,
+    metrics: str | None = None,
 ) -> ReloadReport | Outlook:
     """Read the rows of these collections again while the stream goes on; with none, what is due. dry_run: only say
     what that would be."""
@@ -275,10 +293,18 @@ def reload(
         if dry_run:
             return outlook(db, settings.source, tables)
         again = stack.enter_context(_reload(settings, plan, log))
-        return _watched(lambda: again.reload(tables), again.report, watch)
+        count = stack.enter_context(_counted(metrics, log))
+        return _watched(lambda: again.reload(tables), again.report, _both(count, watch))
 
 
-def heal(settings: Settings, log: Log, *, force: bool = False, watch: Watch | None = None) -> ReloadReport:
+def heal(
+    settings: Settings,
+    log: Log,
+    *,
+    force: bool = False,
+    watch: Watch | None = None,
+    metrics: str | None = None,
+) -> ReloadReport:
     """Make a new slot in place of one that is lost, and read every row again."""
     with ExitStack() as stack:
         db = mongo.connect(settings.target, name="tandem heal")
@@ -289,7 +315,8 @@ def heal(settings: Settings, log: Log, *, force: bool = False, watch: Watch | No
         stack.enter_context(again.leased())
         renewal = Renewal(settings, log)
         renewal.renew(lambda ends: again.take(plan.tables, ends), force=force)
-        report = _watched(again.walk, again.report, watch)
+        count = stack.enter_context(_counted(metrics, log))
+        report = _watched(again.walk, again.report, _both(count, watch))
         healed(again.db)
         return report
 

@@ -153,6 +153,7 @@ def reload(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would do, and for how long.")
     ] = False,
+    metrics: Metrics = None,
 ) -> None:
     """Read rows again while the stream goes on: their tables stand still meanwhile. Resumable."""
     from sync import app as root
@@ -160,7 +161,12 @@ def reload(
 
     with LoadProgress() as progress:
         report = root.reload(
-            _settings(config, mapping), log, collections or (), dry_run=dry_run, watch=progress
+            _settings(config, mapping),
+            log,
+            collections or (),
+            dry_run=dry_run,
+            watch=progress,
+            metrics=metrics,
         )
     if json:
         print_json(report.as_dict())
@@ -178,12 +184,13 @@ def heal(
     force: Annotated[
         bool, typer.Option("--force", help="Also where the slot is there: it was made again by hand.")
     ] = False,
+    metrics: Metrics = None,
 ) -> None:
     """A new slot in place of one that is gone or lost, and every row read again. Resumable."""
     from sync import app as root
 
     with LoadProgress() as progress:
-        report = root.heal(_settings(config, mapping), log, force=force, watch=progress)
+        report = root.heal(_settings(config, mapping), log, force=force, watch=progress, metrics=metrics)
     if json:
         print_json(report.as_dict())
     else:

@@ -26,6 +26,7 @@ from consumers.worker import Tally
 from sync.lag.judge import LagReport
 from sync.lag.status import StatusReport
 from sync.snapshot.load import LoadReport
+from sync.snapshot.reload import ReloadReport
 
 #: seconds from commit to acknowledged write: a consumer that keeps up is in the first, one that was away in the last
 LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -116,8 +117,8 @@ class LoaderMetrics(_Role):
         self._parked = self.gauge("snapshot_parked_rows", "Rows that could not be loaded.", ["collection"])
         self._throttled = self.gauge("snapshot_throttled", "1 while the load gives way, or is limited.")
 
-    def take(self, report: LoadReport, *, throttled: bool) -> None:
-        """The report as it is now."""
+    def take(self, report: LoadReport | ReloadReport, *, throttled: bool) -> None:
+        """The report as it is now; of what is read again, by table."""
         for name, of in dict(report.collections).items():
             self._rows.labels(name).set(of.rows)
             self._total.labels(name).set(of.total)
