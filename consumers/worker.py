@@ -171,12 +171,12 @@ class Worker:
         while not stop():
             try:
                 self.step()
-                if not self._paused:
+                if not self.pace.paused:
                     self._heal()
                 if waiting:
                     self.log("all servers answer again")
                 waiting = 0.0
-                if (more or time.monotonic() - asked > 1) and not self._paused:
+                if (more or time.monotonic() - asked > 1) and not self.pace.paused:
                     more = self.jobs.run()
                 if time.monotonic() - asked > 1:
                     asked = time.monotonic()
@@ -324,7 +324,7 @@ class Worker:
         taken: list[Record] = []
         events: list[tuple[Record, ChangeEvent]] = []
         size = 0
-        for record in self._backlog:
+        for record in self._backlog[: self.pace.most(self.batch_events)]:
             size += len(record.value or b"")
             if taken and size > self.batch_bytes:
                 break
@@ -517,8 +517,6 @@ class Worker:
         for record in records:
             event = self.decoder.event(record)
             latest, self._lsn = max(latest, event.commit_ms), max(self._lsn, event.lsn)
-            if event.commit_ms:
-                self._applied.append((event.table, event.commit_ms))
             if event.op is Operation.TRUNCATE:
                 self._truncate(tx, event)
                 continue
@@ -529,6 +527,8 @@ class Worker:
             if unknown := unknown_columns(event, table):
                 self._other_columns(event, unknown)
             asked.append((record, event, op))
+            if event.commit_ms:
+                self._applied.append((event.table, event.commit_ms))
         ids = [parked_id(event.table, op.key) for _, event, op in asked]
         behind = parked.those_parked(tx, ids)
         ops: dict[str, list[RowOp]] = {}

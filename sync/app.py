@@ -503,8 +503,11 @@ class Consumers:
             _check_mapping(db, plan)
             with translated(self.settings.source):
                 schema.demand_same(plan, catalog.versions(complete.session, list(plan.tables)))
-            self._read_again(db, plan)
+            if not self.pace.paused:
+                self._read_again(db, plan)
             self._looked = time.monotonic()
+        if self.pace.paused:  # neither a walk nor an index begins, and nothing is given up
+            return False
         if self._unique:
             ready = _caught_up(db, admin, plan)
             left = target.build_unique(db, [w for w in self._unique if w[0] in ready], self.log)
@@ -671,7 +674,7 @@ def _pipeline_metrics(settings: Settings, role: ConsumerMetrics, log: Log) -> It
             numbers.take(watch.look())
 
         beats = [
-            Every("measuring the lag", _MEASURE_EVERY_S, measure, log),
+            Every("measuring the lag", _MEASURE_EVERY_S, measure, log, numbers.fail),
             Every(
                 "looking at components",
                 _LOOK_AT_PARTS_EVERY_S,
@@ -697,19 +700,18 @@ def control(
         db = _target(settings, stack)
         if not ledger.state(db, "pipeline"):
             raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
-        now_ms = now_us() // 1_000
+        before = asked.control(db)
         wanted = changed(
-            asked.control(db),
+            before,
             pause=pause,
             resume=resume,
             max_ops=max_ops,
             max_lag_s=max_lag_s,
             unlimited=unlimited,
             by=_who(),
-            at_ms=now_ms,
+            at_ms=now_us() // 1_000,
         )
-        asked.ask(db, wanted, now_ms)
-        return wanted
+        return asked.ask(db, before, wanted)
 
 
 def _who() -> str:

@@ -112,9 +112,14 @@ class Connect:
         if self._absent(answer):
             return ConnectorState("ABSENT", (), "")
         body = self._json(answer)
-        parts = [body["connector"], *body["tasks"]]
-        failure = next((first_cause(p["trace"]) for p in parts if p.get("trace")), "")
-        return ConnectorState(body["connector"]["state"], tuple(t["state"] for t in body["tasks"]), failure)
+        try:
+            parts = [body["connector"], *body["tasks"]]
+            failure = next((first_cause(p["trace"]) for p in parts if p.get("trace")), "")
+            return ConnectorState(
+                body["connector"]["state"], tuple(t["state"] for t in body["tasks"]), failure
+            )
+        except (KeyError, TypeError):
+            raise self._strange(answer) from None
 
     def config(self) -> dict[str, str] | None:
         """The configuration that the connector has, None where there is no connector."""
@@ -132,7 +137,11 @@ class Connect:
 
     def restart(self) -> None:
         """Restart the connector and its failed tasks."""
-        self.call("POST", f"/connectors/{self.endpoint.connector}/restart?includeTasks=true&onlyFailed=true")
+        answer = self.call(
+            "POST", f"/connectors/{self.endpoint.connector}/restart?includeTasks=true&onlyFailed=true"
+        )
+        if answer.status_code >= 400:
+            raise self._strange(answer)
 
     def wait_running(self, within_s: float = 60) -> None:
         """Return when the connector and its task run. Raises ConnectRefused with the failure's first cause."""

@@ -11,7 +11,8 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from connectors.errors import Refused, TopicMissing
-from connectors.kafka.errors import connecting, translated
+from connectors.kafka.clients import made
+from connectors.kafka.errors import translated
 from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
 
@@ -30,13 +31,13 @@ class Admin:
 
     def __init__(self, endpoint: KafkaEndpoint, *, timeout_ms: int = 10_000) -> None:
         self.endpoint, self.timeout_ms = endpoint, timeout_ms
-        with connecting(endpoint):
-            self._admin = KafkaAdminClient(
-                bootstrap_servers=endpoint.bootstrap_servers,
-                client_id="tandem-admin",
-                request_timeout_ms=timeout_ms,
-                bootstrap_timeout_ms=timeout_ms,
-            )
+        self._admin = made(
+            KafkaAdminClient,
+            endpoint,
+            client_id="tandem-admin",
+            request_timeout_ms=timeout_ms,
+            bootstrap_timeout_ms=timeout_ms,
+        )
         self._reader: KafkaConsumer | None = None
 
     def __enter__(self) -> Admin:
@@ -112,8 +113,9 @@ class Admin:
         """
         with translated(self.endpoint):
             if self._reader is None:
-                self._reader = KafkaConsumer(
-                    bootstrap_servers=self.endpoint.bootstrap_servers,
+                self._reader = made(
+                    KafkaConsumer,
+                    self.endpoint,
                     client_id="tandem-ends",
                     group_id=None,
                     enable_auto_commit=False,

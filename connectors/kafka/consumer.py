@@ -9,6 +9,7 @@ import kafka.errors as kafka_errors
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from connectors.events import Record
+from connectors.kafka.clients import made
 from connectors.kafka.errors import connecting, translated
 from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
@@ -39,8 +40,9 @@ class GroupConsumer:
         self.generation = 0
         self._unplaced: set[TopicPartition] = set()
         with connecting(endpoint):
-            self._consumer = KafkaConsumer(
-                bootstrap_servers=endpoint.bootstrap_servers,
+            self._consumer = made(
+                KafkaConsumer,
+                endpoint,
                 group_id=endpoint.group_id,
                 client_id=client_id,
                 enable_auto_commit=False,

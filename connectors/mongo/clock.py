@@ -20,12 +20,15 @@ _ID = "clock"
 #: one a second, then one a minute: four minutes and ten hours of them
 _RECENT, _OLDER = 240, 600
 _EVERY_MS = 900
+#: clocks of one server differ from one look to the next by less
+_AHEAD_MS = 5_000
 #: milliseconds since 1970 by PostgreSQL's clock, and the position that it had reached by then
 Tick = tuple[int, Lsn]
 
 
 def tick(db: Database, at_ms: int, position: Lsn, confirmed: Lsn) -> None:
     """Note a position, unless somebody has done so within the last second."""
+    set_back(db, at_ms)
     pair = [Int64(at_ms), Int64(position)]
     more = {"recent": {"$each": [pair], "$slice": -_RECENT}}
     with translated(), suppress(DuplicateKeyError):  # raised where another one was faster
@@ -37,6 +40,18 @@ def tick(db: Database, at_ms: int, position: Lsn, confirmed: Lsn) -> None:
         )
         if found is None or found["ms"] // 60_000 != at_ms // 60_000:
             db[STATE].update_one({"_id": _ID}, {"$push": {"older": {"$each": [pair], "$slice": -_OLDER}}})
+
+
+def set_back(db: Database, at_ms: int) -> None:
+    """PostgreSQL's clock was set back, or another server took over: what was noted of a time to come goes."""
+    with translated():
+        known = db[STATE].find_one({"_id": _ID}) or {}
+        if int(known.get("ms", 0)) <= at_ms + _AHEAD_MS:
+            return
+        kept = {name: [p for p in known.get(name, ()) if int(p[0]) <= at_ms] for name in ("recent", "older")}
+        db[STATE].update_one(
+            {"_id": _ID, "ms": known["ms"]}, {"$set": {**kept, "ms": Int64(at_ms - _EVERY_MS)}}
+        )
 
 
 def ticks(db: Database) -> list[Tick]:

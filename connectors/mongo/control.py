@@ -49,12 +49,22 @@ def control(db: Database) -> Control:
         return Control.of(db[STATE].find_one({"_id": _ID}) or {})
 
 
-def ask(db: Database, wanted: Control, now_ms: int) -> None:
-    """Ask for this; running processes see it within a second."""
-    fields = {"paused": sorted(wanted.paused), "max_ops": wanted.max_ops, "max_lag_s": wanted.max_lag_s}
+def ask(db: Database, before: Control, wanted: Control) -> Control:
+    """Ask for what is different in wanted; what somebody else asks at the same time stays. Running processes see it
+    within a second. Returns what is asked then."""
+    fields = {
+        name: getattr(wanted, name)
+        for name in ("max_ops", "max_lag_s")
+        if getattr(wanted, name) != getattr(before, name)
+    }
+    change: Document = {"$set": {**fields, "by": wanted.by, "at": DatetimeMS(wanted.at_ms)}}
+    if more := wanted.paused - before.paused:
+        change["$addToSet"] = {"paused": {"$each": sorted(more)}}
+    elif fewer := before.paused - wanted.paused:
+        change["$pullAll"] = {"paused": sorted(fewer)}
     with translated():
-        known = {"$set": {**fields, "by": wanted.by, "at": DatetimeMS(now_ms)}}
-        db[STATE].update_one({"_id": _ID}, known, upsert=True)
+        db[STATE].update_one({"_id": _ID}, change, upsert=True)
+        return Control.of(db[STATE].find_one({"_id": _ID}) or {})
 
 
 def say_throttled(db: Database, who: str, why: str) -> None:

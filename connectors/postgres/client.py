@@ -15,6 +15,15 @@ from connectors.errors import Contended, SchemaChanged, ServerGone, SettingsInva
 from connectors.settings import SourceEndpoint
 
 Session = Connection[TupleRow]
+#: seconds, the last in milliseconds: how long a server that does not answer at all is waited for, where the DSN says
+#: nothing else; one behind a line that was cut would be waited for as long as the system's TCP does, for hours
+_PATIENCE = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 def parameters(source: SourceEndpoint) -> dict[str, Any]:
@@ -57,7 +66,8 @@ def connect(source: SourceEndpoint, *, replication: bool = False, name: str = "t
         {"replication": "database", "cursor_factory": psycopg.ClientCursor} if replication else {}
     )
     known = parameters(source)
-    known.setdefault("connect_timeout", 10)
+    for name, value in _PATIENCE.items():
+        known.setdefault(name, value)
     with translated(source):
         session = psycopg.connect(**known, autocommit=True, application_name=name, **options)
         if not replication:

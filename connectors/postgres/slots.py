@@ -71,6 +71,10 @@ def slot_facts(session: Session, slot: str) -> SlotFacts | None:
     return SlotFacts(row[0] or "", row[1] or "", row[2], row[3], Lsn.parse(row[4]), row[5])
 
 
+#: the lock file has the time at which it was made, the server says when it began: about the same
+_STARTED_WITHIN_S = 5
+
+
 @dataclass(frozen=True, slots=True)
 class WalFacts:
     """The WAL and a slot at one moment. at_ms: PostgreSQL's clock, milliseconds since 1970, from before position was
@@ -89,22 +93,23 @@ def wal_facts(session: Session, slot: str) -> WalFacts:
     row = session.execute(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, pg_current_wal_insert_lsn()::text,"
         " (SELECT setting FROM pg_settings WHERE name = 'data_directory'),"
+        " extract(epoch FROM pg_postmaster_start_time())::bigint,"
         " (SELECT safe_wal_size FROM pg_replication_slots WHERE slot_name = %s)",
         [slot],
     ).fetchone()
     assert row is not None
-    free = _disk_free(session, row[2]) if row[2] else None
-    return WalFacts(row[0], Lsn.parse(row[1]), slot_facts(session, slot), row[3], free)
+    free = _disk_free(session, row[2], row[3]) if row[2] else None
+    return WalFacts(row[0], Lsn.parse(row[1]), slot_facts(session, slot), row[4], free)
 
 
-def _disk_free(session: Session, data: str) -> int | None:
+def _disk_free(session: Session, data: str, started: int) -> int | None:
     """Free bytes where pg_wal lies, when the server is of this machine: its own lock file says so."""
     try:
         lines = Path(data, "postmaster.pid").read_text(encoding="utf-8").splitlines()
-        if lines[3] != str(session.info.port):
-            return None
+        if lines[3] != str(session.info.port) or abs(int(lines[2]) - started) > _STARTED_WITHIN_S:
+            return None  # another server, at the same place of this machine
         return shutil.disk_usage(Path(data, "pg_wal")).free
-    except (OSError, UnicodeDecodeError, IndexError):
+    except (OSError, ValueError, IndexError):
         return None
 
 
@@ -123,7 +128,9 @@ def emit_marker(session: Session) -> None:
 def connections(session: Session) -> tuple[int, int]:
     """How many sessions of clients and walsenders there are, and how many there may be."""
     row = session.execute(
-        "SELECT count(*) FILTER (WHERE backend_type = 'client backend'), current_setting('max_connections')::int"
+        # of others' sessions an ordinary role sees no type, but that they have a user
+        "SELECT count(*) FILTER (WHERE backend_type = 'client backend' OR (backend_type IS NULL AND usesysid IS NOT"
+        " NULL)), current_setting('max_connections')::int"
         " FROM pg_stat_activity"
     ).fetchone()
     assert row is not None

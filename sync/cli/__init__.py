@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from typing import Annotated
 
 import typer
@@ -210,20 +209,29 @@ def run(
     """The consumers: apply changes until stopped. Several processes share the work."""
     from sync import app as root
 
-    stopping = threading.Event()
+    stopping: list[int] = []
+    told = False
 
-    def stop(number: int, _: object) -> None:
-        if stopping.is_set():  # asked twice: nothing is lost by ending in the middle of a batch
+    def stop(
+        number: int, _: object
+    ) -> None:  # no log line: its lock may be held by what this has interrupted
+        if stopping:  # asked twice: nothing is lost by ending in the middle of a batch
             os._exit(128 + number)
-        log("stopping after this batch", signal=signal.Signals(number).name)
-        stopping.set()
+        stopping.append(number)
+
+    def stopped() -> bool:
+        nonlocal told
+        if stopping and not told:
+            told = True
+            log("stopping after this batch", signal=signal.Signals(stopping[0]).name)
+        return bool(stopping)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     consumers = root.Consumers(
         _settings(config, mapping), log, until_caught_up=until_caught_up, metrics=metrics
     )
-    tally = consumers.run(stopping.is_set)
+    tally = consumers.run(stopped)
     names = ("events", "rows", "reread", "batches", "conflicts", "parked", "healed", "untangled")
     if json:
         print_json({name: getattr(tally, name) for name in names})

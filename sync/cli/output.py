@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -35,27 +37,51 @@ class _Log:
     def __init__(self) -> None:
         self.form: Form = "auto"
         self.component = "tandem"
-        self._repeats, self._lock = Repeats(), threading.Lock()
+        self._repeats, self._lock = Repeats(), threading.RLock()
 
     def __call__(self, message: str, **facts: object) -> None:
-        """One line for an operator; the like of it that were not told are counted in the next."""
+        """One line for an operator; of those that repeat some are left out, and counted in a line of their own."""
         with self._lock:
-            silent = self._repeats.held_back(message)
-            if silent is None:
-                return
-            if silent:
-                facts["repeated"] = silent
-            if self.form == "json" or (self.form == "auto" and not err.is_terminal):
-                sys.stderr.write(as_json(self.component, message, facts) + "\n")
-                sys.stderr.flush()
-                return
-            clock = datetime.now().strftime("%H:%M:%S")
-            more = "  ".join(f"{name}={value}" for name, value in facts.items())
-            tail = f"  [dim]{escape(more)}[/]" if more else ""
-            err.print(f"[dim]{clock}[/] {escape(message)}{tail}", soft_wrap=True)
+            tell = self._repeats.tells(message, facts)
+            self._tell_left_out()
+            if tell:
+                self._line(message, facts)
+
+    def end(self) -> None:
+        """Tell what was left out."""
+        with self._lock:
+            self._tell_left_out(at_the_end=True)
+
+    def error(self, error: SyncError) -> bool:
+        """An error that ends the command, where all lines are to be for machines. False: it is told to people."""
+        if self.form != "json":
+            return False
+        facts = {"code": error.code, "remedy": error.remedy, **{k: str(v) for k, v in error.facts.items()}}
+        sys.stderr.write(as_json(self.component, error.what, facts, "error") + "\n")
+        sys.stderr.flush()
+        return True
+
+    @property
+    def _for_people(self) -> bool:
+        return self.form == "human" or (self.form == "auto" and err.is_terminal)
+
+    def _tell_left_out(self, *, at_the_end: bool = False) -> None:
+        for message, times in self._repeats.left_out(at_the_end=at_the_end):
+            self._line(f"{times} more like: {message}", {"repeated": times})
+
+    def _line(self, message: str, facts: Mapping[str, object]) -> None:
+        if not self._for_people:
+            sys.stderr.write(as_json(self.component, message, facts) + "\n")
+            sys.stderr.flush()
+            return
+        clock = datetime.now().strftime("%H:%M:%S")
+        more = "  ".join(f"{name}={value}" for name, value in facts.items())
+        tail = f"  [dim]{escape(more)}[/]" if more else ""
+        err.print(f"[dim]{clock}[/] {escape(message)}{tail}", soft_wrap=True)
 
 
 log = _Log()
+atexit.register(log.end)
 
 
 def print_json(content: object) -> None:
@@ -68,6 +94,8 @@ def print_error(error: SyncError, *, as_json: bool) -> None:
     """What happened, the facts, what to do, whether a retry helps."""
     if as_json:
         print_json(error.as_dict())
+    if log.error(error):
+        return
     err.print(f"[red]error[/] {escape(error.what)}  [dim]({error.code})[/]", soft_wrap=True)
     for name, value in error.facts.items():
         err.print(f"  {name}: {escape(str(value))}", soft_wrap=True)

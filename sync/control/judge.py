@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -32,8 +33,10 @@ def changed(
         raise Misused(f"there is nothing called {unknown[0]} to pause", remedy=f"name {' or '.join(ROLES)}")
     if max_ops is not None and max_ops < 1:
         raise Misused("--max-ops has to be at least 1", remedy="to stop all work, use `tandem pause`")
-    if max_lag_s is not None and max_lag_s <= 0:
-        raise Misused("--max-lag has to be above 0", remedy="to stop the snapshot: `tandem pause snapshot`")
+    if max_lag_s is not None and not 0 < max_lag_s < math.inf:
+        raise Misused(
+            "--max-lag has to be a number above 0", remedy="to stop the snapshot: `tandem pause snapshot`"
+        )
     return Control(
         (now.paused | set(pause)) - set(resume),
         None if unlimited else (now.max_ops if max_ops is None else max_ops),

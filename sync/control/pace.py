@@ -58,16 +58,17 @@ class Pace:
 
     def wait(self, ops: int, stop: Callable[[], bool]) -> None:
         """Return when so many operations may be done, or stop() says so."""
-        began = time.monotonic()
+        began, paid_for = time.monotonic(), None
         while not stop():
             late = time.monotonic() - began > _TRICKLE_S
-            if not self.paused and (late or not self._reasons):
-                break
-            time.sleep(_SLICE_S)
-        if stop():
-            return
-        with self._lock:
-            seconds = self._bucket.take(ops, time.monotonic()) if self._bucket is not None else 0.0
-        until, bucket = time.monotonic() + seconds, self._bucket
-        while time.monotonic() < until and self._bucket is bucket and not stop():
-            time.sleep(min(_SLICE_S, max(0.0, until - time.monotonic())))
+            if self.paused or (self._reasons and not late):
+                time.sleep(_SLICE_S)
+                continue
+            with self._lock:
+                bucket = self._bucket
+                if bucket is None or bucket is paid_for:
+                    return
+                seconds = bucket.take(ops, time.monotonic())
+            paid_for, until = bucket, time.monotonic() + seconds
+            while time.monotonic() < until and self._bucket is bucket and not stop():
+                time.sleep(min(_SLICE_S, max(0.0, until - time.monotonic())))

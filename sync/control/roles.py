@@ -74,14 +74,16 @@ def consumer(settings: Settings, name: str, pace: Pace, log: Log) -> Pulse:
             clock.tick(links.db, now.at_ms, now.position, now.slot.confirmed)
 
     guardian = Guardian(settings, lambda: links.db, log)
+    hearing = Every("live control", _HEAR_EVERY_S, hear, log)
     return Pulse(
         [
-            Every("live control", _HEAR_EVERY_S, hear, log),
+            hearing,
             Every("saying that it lives", _NOTE_EVERY_S, lambda: ledger.beats(links.db, name), log),
             Every("noting the WAL", _NOTE_EVERY_S, note, log),
             Every("the connector", _GUARD_EVERY_S, guardian.look, log),
         ],
         links.close,
+        first=hearing,  # who starts while it is paused does nothing before it knows
     )
 
 
@@ -91,36 +93,84 @@ def loader(settings: Settings, pace: Pace, log: Log, streaming_behind: Callable[
     streaming_behind: seconds, of what streams already; asked only where an operator has set a limit.
     """
     links = _Links(settings, "tandem snapshot pulse")
-    limits = settings.limits
-    source, target = (
-        Brake("PostgreSQL", limits.slow_source_ms),
-        Brake("MongoDB", limits.slow_target_ms),
-    )
-    said = ""
-    asked = control.Control()
-
-    def hear() -> None:
-        nonlocal asked
-        asked = control.control(links.db)
-        pace.follow(asked)
-
-    def probe() -> None:
-        nonlocal said
-        with translated(settings.source):
-            source.feel(timed_ms(lambda: slots.probe(links.session)))
-        target.feel(timed_ms(lambda: control.say_throttled(links.db, ledger.LOAD, said)))
-        reasons = [brake.why for brake in (source, target) if brake.on]
-        if asked.max_lag_s is not None:
-            behind = streaming_behind()
-            if behind is None or behind > asked.max_lag_s:
-                known = "an unknown time" if behind is None else f"{behind:,.1f} s"
-                reasons.append(f"the stream is {known} behind (limit {asked.max_lag_s:,.0f} s)")
-        pace.give_way(reasons)
-        if (pace.why == "") != (said == ""):
-            log(f"the load goes slowly: {pace.why}" if pace.why else "the load goes at full speed again")
-        said = pace.why
-
+    brakes = _Brakes(settings, links, pace, streaming_behind, log)
+    hearing = Every("live control", _HEAR_EVERY_S, brakes.hear, log)
     return Pulse(
-        [Every("live control", _HEAR_EVERY_S, hear, log), Every("probing", _PROBE_EVERY_S, probe, log)],
+        [
+            hearing,
+            # each by itself: one that hangs, or may not be asked, takes nothing away from the others
+            Every("probing PostgreSQL", _PROBE_EVERY_S, brakes.feel_source, log),
+            Every("probing MongoDB", _PROBE_EVERY_S, brakes.feel_target, log),
+            Every("probing the stream", _PROBE_EVERY_S, brakes.feel_stream, log),
+            Every("the pace", _HEAR_EVERY_S, brakes.decide, log),
+        ],
         links.close,
+        first=hearing,
     )
+
+
+class _Brakes:
+    """What a load gives way to."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        links: _Links,
+        pace: Pace,
+        streaming_behind: Callable[[], float | None],
+        log: Log,
+    ) -> None:
+        self.settings, self.links, self.pace, self.log = settings, links, pace, log
+        self.streaming_behind = streaming_behind
+        limits = settings.limits
+        self.source = Brake("PostgreSQL", limits.slow_source_ms)
+        self.target = Brake("MongoDB", limits.slow_target_ms)
+        self._asked, self._stream, self._said = control.Control(), "", ""
+        #: since when a probe is under way
+        self._began: dict[str, float] = {}
+
+    def hear(self) -> None:
+        """What an operator asks."""
+        self._asked = control.control(self.links.db)
+        self.pace.follow(self._asked)
+
+    def feel_source(self) -> None:
+        """The smallest commit of PostgreSQL."""
+        with translated(self.settings.source):
+            self._feel(self.source, lambda: slots.probe(self.links.session))
+
+    def feel_target(self) -> None:
+        """The smallest acknowledged write of MongoDB, which tells others why this is slow."""
+        self._feel(self.target, lambda: control.say_throttled(self.links.db, ledger.LOAD, self.pace.why))
+
+    def _feel(self, brake: Brake, probe: Callable[[], None]) -> None:
+        self._began[brake.name] = time.monotonic()
+        try:
+            brake.feel(timed_ms(probe))
+        finally:
+            del self._began[brake.name]
+
+    def feel_stream(self) -> None:
+        """What streams already, where an operator has set a limit."""
+        limit = self._asked.max_lag_s
+        behind = None if limit is None else self.streaming_behind()
+        if limit is None or (behind is not None and behind <= limit):
+            self._stream = ""
+        else:
+            known = "an unknown time" if behind is None else f"{behind:,.1f} s"
+            self._stream = f"the stream is {known} behind (limit {limit:,.0f} s)"
+
+    def decide(self) -> None:
+        """Give way to what is slow, or does not answer at all."""
+        reasons = []
+        for brake in (self.source, self.target):
+            under_way = (time.monotonic() - self._began.get(brake.name, time.monotonic())) * 1_000
+            if brake.on:
+                reasons.append(brake.why)
+            elif brake.limit_ms and under_way > max(brake.limit_ms, 1_000):
+                reasons.append(f"{brake.name} has not answered for {under_way:,.0f} ms")
+        self.pace.give_way([*reasons, *([self._stream] if self._stream else [])])
+        why = self.pace.why
+        if (why == "") != (self._said == ""):
+            self.log(f"the load goes slowly: {why}" if why else "the load goes at full speed again")
+        self._said = why

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, TimeoutError
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from connectors.errors import SyncError
@@ -32,6 +33,8 @@ class Asked(Generic[Answer]):
             return self.demand(patience_s)
         except SyncError as error:
             return None, error.what
+        except Exception as error:  # of a driver, or of ours: this part is unknown, the others are not
+            return None, f"{self.name} cannot be asked: {type(error).__name__}: {error}"
 
     def begin(self) -> None:
         """Ask, and do not wait. Nothing where an earlier question hangs."""
@@ -65,11 +68,12 @@ class Asked(Generic[Answer]):
         try:
             pending.set_result(self._question())
         except BaseException as error:
-            if isinstance(error, SyncError):
+            with suppress(Exception):
                 self._close()  # by a new connection the next time
             pending.set_exception(error)
 
     def close(self) -> None:
         """Close, unless it hangs: then the end of the process does."""
         if self._pending is None or self._pending.done():
-            self._close()
+            with suppress(Exception):
+                self._close()

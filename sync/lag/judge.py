@@ -45,7 +45,7 @@ class Sample:
 @dataclass(slots=True)
 class SlotReport:
     """The replication slot. growth: bytes of retained WAL per second. left_bytes: until `limit` is reached, which is
-    `max_slot_wal_keep_size` or `disk`."""
+    `max_slot_wal_keep_size` or `disk`, or `lost`."""
 
     active: bool
     wal_status: str
@@ -135,18 +135,22 @@ def in_kafka_until(wal: WalFacts, ticks: Sequence[tuple[int, Lsn]]) -> int | Non
 
     ticks: positions that the WAL had reached by a time.
     """
-    if wal.slot is None:
+    if wal.slot is None or wal.slot.wal_status == "lost":
         return None
     if wal.slot.confirmed >= wal.position:
         return wal.at_ms
-    return max((ms for ms, position in ticks if position <= wal.slot.confirmed), default=None)
+    # notes of the future are of before PostgreSQL's clock was set back
+    known = (ms for ms, position in ticks if position <= wal.slot.confirmed and ms <= wal.at_ms)
+    return max(known, default=None)
 
 
 def behind_seconds(
     sample: Sample, ticks: Sequence[tuple[int, Lsn]], tables: frozenset[str] | None = None
 ) -> float | None:
     """Since when the oldest change waits that may not be applied; of these tables, or of all. None: unknown."""
-    if sample.wal is None or sample.ends is None or sample.positions is None:
+    if sample.wal is None or sample.ends is None or sample.positions is None or "seconds" in sample.unknown:
+        return None
+    if not _any(sample, tables):
         return None
     until = in_kafka_until(sample.wal, ticks)
     if until is None:
@@ -171,6 +175,9 @@ def judge(
     if last.wal is not None:
         if last.wal.slot is None:
             report.unknown.setdefault("wal_bytes", "there is no replication slot")
+        elif last.wal.slot.wal_status == "lost":
+            report.unknown["wal_bytes"] = "the slot is lost: changes are in no event"
+            report.slot = _slot(samples)
         else:
             report.wal_bytes = max(0, last.wal.position - last.wal.slot.confirmed)
             report.slot = _slot(samples)
@@ -199,7 +206,7 @@ def judge(
             one.phase = phase_of([p.holder for p in last.positions.values() if p.table in mine])
         report.collections.append(one)
     streaming = {t for c in report.collections if c.phase == "streaming" for t in collections[c.name]}
-    report.streaming_seconds = behind_seconds(last, ticks, frozenset(streaming))
+    report.streaming_seconds = behind_seconds(last, ticks, frozenset(streaming)) if streaming else 0.0
     return report
 
 
@@ -207,7 +214,8 @@ def _trend(report: LagReport, recent: Sequence[Sample], ticks: Sequence[tuple[in
     """Whether it gets better, by the seconds themselves: they are of all stages at once."""
     if report.seconds is None or report.records is None:
         return
-    if report.seconds <= CAUGHT_UP_S:
+    idle = report.slot is not None and not report.slot.active
+    if report.seconds <= CAUGHT_UP_S and not idle:
         report.state, report.catch_up_s = "caught_up", 0.0
         return
     known = [(s.at, b) for s in recent if (b := behind_seconds(s, ticks)) is not None]
@@ -236,6 +244,9 @@ def _slot(samples: Sequence[Sample]) -> SlotReport | None:
         _within(samples, _GROWTH_OVER_S),
         lambda s: None if s.wal is None or s.wal.slot is None else s.wal.slot.retained_bytes,
     )
+    if found.wal_status == "lost":
+        found.limit, found.left_bytes, found.full_in_seconds = "lost", 0, 0.0
+        return found
     limits = {"max_slot_wal_keep_size": wal.safe_bytes, "disk": wal.disk_free_bytes}
     known = {name: left for name, left in limits.items() if left is not None}
     if known:
@@ -258,8 +269,14 @@ def _rate(samples: Sequence[Sample], value: Callable[[Sample], int | None]) -> f
     return float(known[-1][1] - known[0][1]) / float(known[-1][0] - known[0][0])
 
 
+def _any(sample: Sample, tables: frozenset[str] | None) -> bool:
+    """Whether any partition is of these tables: of none there is nothing to say."""
+    known = (sample.positions or {}).values()
+    return tables is None or any(p.table in tables for p in known)
+
+
 def _mine(sample: Sample, tables: frozenset[str] | None) -> list[Partition] | None:
-    if sample.ends is None or sample.positions is None:
+    if sample.ends is None or sample.positions is None or not _any(sample, tables):
         return None
     return [
         p for p in sample.ends if tables is None or ((q := sample.positions.get(p)) and q.table in tables)
@@ -272,7 +289,7 @@ def _ends(sample: Sample, tables: frozenset[str] | None) -> int | None:
 
 
 def _positions(sample: Sample, tables: frozenset[str] | None) -> int | None:
-    if sample.positions is None:
+    if sample.positions is None or not _any(sample, tables):
         return None
     return sum(q.at for q in sample.positions.values() if tables is None or q.table in tables)
 

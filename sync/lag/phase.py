@@ -8,7 +8,10 @@ from connectors.mongo import ledger
 
 
 def phase_of(holders: Iterable[str | None]) -> str:
-    """unloaded, loading, reloading or streaming."""
+    """not set up, unloaded, loading, reloading or streaming. holders: of each partition of its tables, None: nobody."""
+    holders = list(holders)
+    if not holders:
+        return "not set up"
     held = [holder for holder in holders if holder]
     if not held:
         return "streaming"

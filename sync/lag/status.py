@@ -86,8 +86,8 @@ class StatusReport:
     #: consumers that were heard of lately: name and how many partitions
     members: list[dict[str, object]] = field(default_factory=list)
     control: dict[str, object] | None = None
-    #: of the failed connector, in a row
-    restarts: int = 0
+    #: of the failed connector, in a row; None where that cannot be asked
+    restarts: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -105,7 +105,7 @@ class StatusReport:
         phases = {c.phase for c in self.collections}
         if any(p.name == "MongoDB" and p.what == _NOT_SET_UP for p in self.parts):
             return "not set up"
-        order = ("unknown", "loading", "unloaded", "reloading", "streaming")
+        order = ("unknown", "not set up", "loading", "unloaded", "reloading", "streaming")
         return next((phase for phase in order if phase in phases), "unknown")
 
     def as_dict(self) -> dict[str, object]:
@@ -157,14 +157,15 @@ def look(settings: Settings, timeout_ms: int = 2_000) -> StatusReport:
         return _mongo(db, declared, report)
 
     _ask_all(report, {"MongoDB": target})  # first: it knows what the others should be like
-    db = opened[0] if opened else None
+    answers = all(p.ok is not None for p in report.parts)
+    db = opened[0] if opened and answers else None  # one that hangs is asked nothing more
     counting = Asked("MongoDB", lambda: _count(db, report))
     counting.begin()
     _ask_all(
         report,
         {
             "PostgreSQL": lambda: _postgres(settings, db, declared, report),
-            "Connect": lambda: [_connect(settings, db, report)],
+            "Connect": lambda: [_connect(settings, report)],
             "Kafka": lambda: [_kafka(settings, db, declared, report, timeout_ms)],
             "consumers": lambda: [_consumers(db, report)],
             "control": lambda: _control(db, report),
@@ -176,9 +177,9 @@ def look(settings: Settings, timeout_ms: int = 2_000) -> StatusReport:
         SyncError
     ):  # a server that counts slowly is not one that hangs: what is not counted is unknown
         counted = bool(counting.wait(_COUNTED_S)[0])
-    late = any(p.ok is None and "has not answered" in p.what for p in report.parts)
-    if db is not None and counted and not late:
-        db.client.close()
+    late = not answers or any(p.ok is None and "has not answered" in p.what for p in report.parts)
+    if opened and counted and not late:
+        opened[0].client.close()
     report.parts.sort(key=lambda part: _ORDER.index(part.name))
     return report
 
@@ -195,6 +196,10 @@ def _ask_all(report: StatusReport, questions: Mapping[str, Callable[[], list[Par
             report.parts += found if found is not None else [Part(name, None, late, "see whether it hangs")]
         except SyncError as error:
             report.parts.append(Part(name, None if error.retry_helps else False, error.what, error.remedy))
+        except Exception as error:  # one part that is not understood takes nothing away from the others
+            report.parts.append(
+                Part(name, None, f"{type(error).__name__}: {error}", "report it: tandem should know it")
+            )
 
 
 def _postgres(
@@ -251,12 +256,9 @@ def machine() -> Part:
     return Part("machine", not scarce, what, "make room" if scarce else "")
 
 
-def _connect(settings: Settings, db: Database | None, report: StatusReport) -> Part:
+def _connect(settings: Settings, report: StatusReport) -> Part:
     with Connect(settings.connect, timeout_s=2) as rest:
         state = rest.state()
-    known = control.restarted(db) if db is not None else None
-    recent = known is not None and known.last_ms > time.time() * 1_000 - _RESTARTED_LATELY_S * 1_000
-    report.restarts = known.count if known is not None and recent else 0
     if state.running:
         return Part("Connect", True, f"the connector {settings.connect.connector} runs")
     what = f"the connector {settings.connect.connector} is {state.told}"
@@ -268,6 +270,9 @@ def _connect(settings: Settings, db: Database | None, report: StatusReport) -> P
 
 
 def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[Part]:
+    known = control.restarted(db)
+    recent = known.last_ms > time.time() * 1_000 - _RESTARTED_LATELY_S * 1_000
+    report.restarts = known.count if recent else 0
     transactions = Transactions(db)
     try:
         found = read_ledger(transactions)
@@ -282,8 +287,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         mine = [c for c in chunks if c["collection"] == standing.name]
         standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
         tables = declared.collections[standing.name].tables
-        held = [p.holder for p in found.positions.values() if p.table in tables and p.holder]
-        standing.phase = phase_of(held)
+        standing.phase = phase_of(p.holder for p in found.positions.values() if p.table in tables)
     parts = [part for part in (_reload(db, found), _snapshot(db, report)) if part is not None]
     jobs = f"; {found.jobs} jobs under way" if found.jobs else ""
     left_out = ledger.left_out(db)
@@ -329,7 +333,7 @@ def _control(db: Database | None, report: StatusReport) -> list[Part]:
     if db is None:
         return []
     asked = control.control(db)
-    slow = control.throttled(db, ledger.LOAD)
+    slow = control.throttled(db, ledger.LOAD) if ledger.load_lives(db, LEASE_S) else ""
     report.control = {
         "paused": sorted(asked.paused),
         "max_ops": asked.max_ops,

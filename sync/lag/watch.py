@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from connectors.debezium.envelope import committed_ms
+from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
-from connectors.kafka.peek import Peek
+from connectors.kafka.peek import Nothing, Peek
 from connectors.mongo import client as mongo
 from connectors.mongo import clock, ledger, parked
 from connectors.mongo.client import Database
@@ -28,7 +30,7 @@ _KEPT_S = 75.0
 #: between the looks of one answer: of fewer there is no rate
 _LOOKS, _BETWEEN_S = 4, 0.7
 #: so many partitions are looked into for their first record at one look
-_PEEKED = 64
+_PEEKED = 128
 
 
 class Servers:
@@ -87,9 +89,25 @@ class Servers:
     def close_kafka(self) -> None:
         """Close both."""
         kafka, self._kafka = self._kafka, None
-        if kafka is not None:
-            kafka[0].close()
-            kafka[1].close()
+        for client in kafka or ():
+            with suppress(Exception):  # one that is broken: nothing of it is needed any more
+                client.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What was found at a partition's position. ms: of its first record, None where only markers come before end.
+    sure: it is a record; else a transaction that was open then."""
+
+    at: int
+    end: int
+    ms: int | None
+    sure: bool
+    looked: float
+
+    def holds(self, at: int, end: int) -> bool:
+        """Whether it is still so."""
+        return self.at == at and (self.sure or (self.ms is None and self.end == end))
 
 
 class LagWatch:
@@ -97,8 +115,9 @@ class LagWatch:
     that a later look can say how old the slot's is; for roles that run for long."""
 
     def __init__(self, settings: Settings, *, notes: bool = False) -> None:
-        declared = spec.load(settings.mapping)
-        self.collections = {n: c.tables for n, c in declared.collections.items() if c.table}
+        self._mapping, self._mapped = settings.mapping, 0.0
+        self.collections: dict[str, tuple[str, ...]] = {}
+        self._map()
         self.notes = notes
         self._servers = Servers(settings, "tandem lag")
         self._postgres = Asked("PostgreSQL", self._servers.wal, self._servers.close_postgres)
@@ -116,8 +135,15 @@ class LagWatch:
         self._samples: deque[Sample] = deque()
         self._ticks: deque[clock.Tick] = deque(maxlen=600)
         self._noted: list[clock.Tick] = []
-        #: partition -> position and the time at which it was first seen there with something after it
-        self._waiting: dict[Partition, tuple[int, int]] = {}
+        self._waiting: dict[Partition, _Waiting] = {}
+
+    def _map(self) -> None:
+        """Read the mapping file, if it was changed since. Raises MappingInvalid."""
+        changed = self._mapping.stat().st_mtime if self._mapping.exists() else 0.0
+        if changed != self._mapped or not self.collections:
+            declared = spec.load(self._mapping)
+            self.collections = {n: c.tables for n, c in declared.collections.items() if c.table}
+            self._mapped = changed
 
     def close(self) -> None:
         """Close every connection."""
@@ -126,6 +152,8 @@ class LagWatch:
 
     def look(self) -> LagReport:
         """Ask all three. Takes a few milliseconds, and seconds where a server hangs."""
+        with suppress(SyncError):  # a file that is being written: by the one before
+            self._map()
         self._samples.append(self._sample())
         while self._samples[0].at < self._samples[-1].at - _KEPT_S:
             self._samples.popleft()
@@ -136,7 +164,7 @@ class LagWatch:
         """A report with rates, of some looks in a row; a server that does not answer is not waited for again."""
         report = self.look()
         for _ in range(_LOOKS - 1):
-            if report.unknown and "seconds" not in report.unknown:
+            if set(report.unknown) - {"seconds"}:  # a server is away
                 break
             time.sleep(_BETWEEN_S)
             report = self.look()
@@ -150,18 +178,17 @@ class LagWatch:
             unknown["wal_bytes"] = why
         else:
             self._ticks.append((wal.at_ms, wal.position))
-        if not self._partitions:  # which there are is MongoDB's to say
-            self._marks(unknown)
+        marks = self._marks(unknown) if not self._partitions else None  # which there are is MongoDB's to say
         ends: Mapping[Partition, int] | None = None
         if self._partitions:
             ends, why = self._kafka.ask()
             if ends is None:
                 unknown["records"] = why
-        positions, rows = self._marks(unknown)
+        positions, rows = self._marks(unknown) if marks is None or self._partitions else marks
         if self.notes and wal is not None and positions is not None:
             self._wal = wal
             self._noting.ask(0.5)
-        oldest = self._oldest(wal, ends, positions) if ends and positions else {}
+        oldest = self._oldest(wal, ends, positions, unknown) if ends and positions else {}
         return Sample(at, wal, ends, positions, rows, oldest, unknown)
 
     def _marks(
@@ -186,21 +213,34 @@ class LagWatch:
         return True
 
     def _oldest(
-        self, wal: WalFacts | None, ends: Mapping[Partition, int], positions: Mapping[Partition, Position]
+        self,
+        wal: WalFacts | None,
+        ends: Mapping[Partition, int],
+        positions: Mapping[Partition, Position],
+        unknown: dict[str, str],
     ) -> dict[Partition, int]:
-        """The commit time of each partition's first record that is not applied. Where none can be read, since its
-        transaction is still open: since when it is so."""
+        """The commit time of each partition's first record that is not applied, or an earlier one. Where a transaction
+        is still open there: since when it is so. Where nothing is known of one, the whole is unknown."""
         behind = {p: positions[p].at for p, end in ends.items() if p in positions and positions[p].at < end}
-        self._waiting = {p: w for p, w in self._waiting.items() if behind.get(p) == w[0]}
-        unread = [p for p in behind if p not in self._waiting]
+        known = self._waiting
+        held = {p for p in behind if p in known and known[p].holds(behind[p], ends[p])}
+        # one that has moved: what comes first now is no older than what came first then
+        self._waiting = {p: w for p, w in known.items() if p in held or (p in behind and w.ms is not None)}
+        unread = sorted(behind.keys() - held, key=lambda p: known[p].looked if p in known else 0.0)
         self._from = {p: behind[p] for p in unread[:_PEEKED]}  # the others at the next looks
         self._ends = ends
-        found = (self._peek.ask(1.5)[0] or {}) if self._from else {}
+        found, why = self._peek.ask(1.5) if self._from else ({}, "")
         now = wal.at_ms if wal is not None else time.time_ns() // 1_000_000
-        for partition in self._from:
-            record = found.get(partition)
-            if record is not None:
-                self._waiting[partition] = (behind[partition], committed_ms(record))
-            elif partition not in found:  # else nothing is waiting there
-                self._waiting[partition] = (behind[partition], now)
-        return {p: ms for p, (_, ms) in self._waiting.items()}
+        for partition, record in (found or {}).items():
+            at, end, before = behind[partition], ends[partition], self._waiting.get(partition)
+            if record is Nothing.MARKERS:
+                ms = None
+            elif record is Nothing.OPEN:
+                ms = before.ms if before is not None and before.at == at else now
+            else:
+                ms = committed_ms(record)
+            sure = not isinstance(record, Nothing)
+            self._waiting[partition] = _Waiting(at, end, ms, sure, time.monotonic())
+        if never := [p for p in behind if p not in self._waiting]:
+            unknown.setdefault("seconds", why or f"the first record of {never[0].id} has not come in time")
+        return {p: w.ms for p, w in self._waiting.items() if w.ms is not None}

@@ -156,6 +156,14 @@ class PipelineMetrics:
         self._up = role.gauge("component_up", "1: in order, 0: not, NaN: unknown.", ["component"])
         self._restarts = role.gauge("connector_restarts", "Restarts of the failed connector in a row.")
         self._looked = role.gauge("lag_timestamp_seconds", "When the lag was last looked at.")
+        self.fail()  # before the first look nothing is known
+        self._restarts.set(math.nan)
+
+    def fail(self) -> None:
+        """Nothing could be measured."""
+        numbers = ("wal_bytes", "records", "seconds", "parked")
+        self.take(LagReport("", unknown=dict.fromkeys(numbers, "not measured")))
+        self._looked.set(0)
 
     def take(self, report: LagReport) -> None:
         """A look at the lag."""
@@ -164,6 +172,8 @@ class PipelineMetrics:
         self._parked.set(_known(report.parked))
         for number in ("wal_bytes", "records", "seconds", "parked"):
             self._unknown.labels(number).set(getattr(report, number) is None)
+        self._records.clear()  # of collections that are perhaps not mapped any more
+        self._behind.clear()
         for one in report.collections:
             self._records.labels(one.name).set(_known(one.records))
             self._behind.labels(one.name).set(_known(one.seconds))
@@ -180,7 +190,7 @@ class PipelineMetrics:
         self._up.clear()  # of those that are not spoken of any more
         for part in report.parts:
             self._up.labels(part.name).set(_known(None if part.ok is None else float(part.ok)))
-        self._restarts.set(report.restarts)
+        self._restarts.set(_known(report.restarts))
 
 
 def _known(value: float | None) -> float:

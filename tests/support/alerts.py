@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -54,8 +55,9 @@ def firing(series: Series) -> set[str]:
 def _true(expr: str, series: Series) -> bool:
     if expr == 'up{job="tandem"} == 0':
         return any(name == "up" and value == 0 for name, _, value in series)
-    if absent := re.fullmatch(r"absent\((\w+)\)", expr):
-        return all(name != absent[1] for name, _, _ in series)
+    if absent := re.fullmatch(r"absent\((\w+)\)( or \(time\(\) - max\(\1\) > (\d+)\))?", expr):
+        values = [value for name, _, value in series if name == absent[1]]
+        return not values or (absent[3] is not None and time.time() - max(values) > float(absent[3]))
     found = _SIMPLE.fullmatch(expr)
     if found is None:
         raise AssertionError(f"an expression that is not known here: {expr}")

@@ -14,6 +14,7 @@ from connectors.mongo.control import Control
 from sync.control.guardian import PAUSES_S, pause_s
 from sync.control.judge import Brake, Bucket, changed
 from sync.control.pace import Pace
+from sync.control.pulse import Every, Pulse
 
 
 def test_what_is_asked_adds_up() -> None:
@@ -25,7 +26,15 @@ def test_what_is_asked_adds_up() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"pause": ["consumer"]}, {"resume": [""]}, {"max_ops": 0}, {"max_lag_s": 0.0}, {"max_lag_s": -1.0}],
+    [
+        {"pause": ["consumer"]},
+        {"resume": [""]},
+        {"max_ops": 0},
+        {"max_lag_s": 0.0},
+        {"max_lag_s": -1.0},
+        {"max_lag_s": float("nan")},
+        {"max_lag_s": float("inf")},
+    ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(Misused):
@@ -101,6 +110,20 @@ def test_who_is_paused_waits_until_it_is_resumed_or_stopped() -> None:
     assert not thread.is_alive()
 
 
+def test_a_pause_that_comes_while_a_piece_waits_for_its_turn_holds_it() -> None:
+    pace = Pace("snapshot")
+    pace.follow(Control(max_ops=100))
+    pace.wait(60, lambda: False)  # into debt for 0.6 s, less what is saved up
+    thread, stop = waiting(pace)
+    pace.follow(Control(frozenset({"snapshot"}), max_ops=100))
+    thread.join(1.5)
+    assert thread.is_alive()
+    pace.follow(Control(max_ops=100))
+    thread.join(2)
+    assert not thread.is_alive()
+    stop.set()
+
+
 def test_a_limit_that_is_lifted_ends_the_wait_for_it() -> None:
     pace = Pace("snapshot")
     pace.follow(Control(max_ops=1))
@@ -132,3 +155,25 @@ def test_a_load_that_gives_way_still_trickles(monkeypatch: pytest.MonkeyPatch) -
     assert time.monotonic() - began >= 0.3
     pace.give_way([])
     assert pace.why == ""
+
+
+def test_what_is_done_again_and_again_outlives_every_error_and_tells_each_once() -> None:
+    told, done = list[str](), threading.Event()
+    troubles = iter(
+        [KeyError("tasks"), OSError("no such folder"), KeyError("tasks"), Misused("no", remedy="x")]
+    )
+    failed = list[int]()
+
+    def act() -> None:
+        try:
+            raise next(troubles)
+        except StopIteration:
+            done.set()
+
+    def log(message: str, **_: object) -> None:
+        told.append(message)
+
+    with Pulse([Every("looking", 0.001, act, log, lambda: failed.append(1))]):
+        assert done.wait(5)
+    assert told == ["looking: KeyError: 'tasks'", "looking: OSError: no such folder", "looking: no"]
+    assert len(failed) == 4

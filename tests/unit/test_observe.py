@@ -26,12 +26,27 @@ with warnings.catch_warnings():  # of kafka-python, on Python 3.11
 def test_lines_that_differ_in_numbers_only_are_told_now_and_then() -> None:
     now = 0.0
     repeats = Repeats(clock=lambda: now)
-    told = [repeats.held_back(f"applied {n:,} events, 1.{n}/s") for n in range(8_000, 8_020)]
-    assert told == [0] * 5 + [None] * 15
-    assert repeats.held_back("another line") == 0
+    told = [repeats.tells(f"applied {n:,} events, 1.{n}/s", {}) for n in range(8_000, 8_020)]
+    assert told == [True] * 5 + [False] * 15
+    assert repeats.tells("another line", {})
+    assert repeats.left_out() == []
     now = 11.0
-    assert repeats.held_back("applied 9 events, 1.0/s") == 15
-    assert repeats.held_back("applied 9 events, 1.0/s") == 0
+    assert repeats.left_out() == [("applied 8,019 events, 1.8019/s", 15)]
+    assert repeats.left_out() == []
+    assert repeats.tells("applied 9 events, 1.0/s", {})
+
+
+def test_what_was_left_out_is_told_at_the_end() -> None:
+    repeats = Repeats(clock=lambda: 0.0)
+    for n in range(1_000):
+        repeats.tells(f"parked: row {n}", {})
+    assert repeats.left_out(at_the_end=True) == [("parked: row 999", 995)]
+
+
+def test_one_trouble_does_not_hide_another() -> None:
+    repeats = Repeats(clock=lambda: 0.0)
+    assert all(repeats.tells(f"orders_{year} has changed", {}) for year in range(2015, 2025))
+    assert all(repeats.tells("parked: refused", {"table": f"s.t{n}"}) for n in range(20))
 
 
 def test_lines_for_machines_are_one_object_each() -> None:

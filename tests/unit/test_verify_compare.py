@@ -16,7 +16,7 @@ from connectors.mongo.client import CODEC
 from sync.verify.canonical import Unfit
 from sync.verify.compare import Mismatch, first_difference, mismatches, wrong_sync
 
-ID = ObjectId()
+ID = ObjectId("65f000000000000000000001")
 EXPECTED: dict[str, Any] = {
     "small": 1,
     "big": Int64(1),

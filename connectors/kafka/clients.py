@@ -1,0 +1,33 @@
+"""kafka-python's clients, made so that one which cannot be made leaves nothing behind."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from connectors.kafka.errors import connecting
+from connectors.settings import KafkaEndpoint
+
+Client = TypeVar("Client")
+
+
+def made(kind: type[Client], endpoint: KafkaEndpoint, **config: Any) -> Client:
+    """A client of this kind. Raises ServerGone, SettingsInvalid.
+
+    kafka-python 3.0.12 starts a thread and opens sockets before it asks the brokers, and does not end them where none
+    answers: a process that asks again and again would run out of both.
+    """
+    client = kind.__new__(kind)
+    try:
+        with connecting(endpoint):
+            client.__init__(bootstrap_servers=endpoint.bootstrap_servers, **config)  # type: ignore[misc]
+    except BaseException:
+        _end(client)
+        raise
+    return client
+
+
+def _end(client: Any) -> None:
+    for name, how in (("_client", "close"), ("_net", "stop"), ("_net", "close")):
+        with suppress(Exception):
+            getattr(getattr(client, name), how)()
