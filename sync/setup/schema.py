@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from bson import Int64
@@ -18,10 +19,12 @@ from connectors.mongo.transaction import Transaction, Transactions
 from connectors.postgres import slots
 from connectors.postgres.catalog import Table
 from connectors.postgres.client import Session
+from consumers.mapping import filters
 from consumers.mapping.plan import Plan
-from consumers.mapping.spec import Collection, Embed, Mapping_
+from consumers.mapping.spec import Collection, Copy, Embed, Mapping_
 
 Columns = Mapping[str, str]
+_Shape = Collection | Embed | Copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,9 @@ def judge(
         if table is None or table.version == before.version:
             continue
         found = difference(before, table)
-        used = _used(declared, name)
+        used = _used(declared, before, table)
         added = tuple(c for c in found.added if used(c))
-        lost = tuple(c for c in (*found.gone, *found.other) if used(c) and c not in before.ignored)
+        lost = tuple(c for c in (*found.gone, *found.other) if used(c))
         undecided = not asked and (
             ("stop" in policies and bool(added or lost)) or ("ignore" in policies and bool(lost))
         )
@@ -138,36 +141,45 @@ def _policies(declared: Mapping_, table: str) -> set[str]:
     }
 
 
-def _used(declared: Mapping_, table: str) -> Callable[[str], bool]:
-    """Whether a column goes into a document, or has a say in it. In doubt it does."""
-    shapes = [s for c in declared.collections.values() for s in _shapes(c) if s.table == table]
-
-    def used(column: str) -> bool:
-        return any(column not in s.omit or column in _said(s) for s in shapes)
-
-    return used
-
-
-def _said(shape: Collection | Embed) -> str:
-    """Everything that a shape names beside its fields."""
-    beside = {
-        "from",
-        "table",
-        "omit",
-        "rename",
-        "constants",
-        "indexes",
-        "validator",
-        "vector_search",
-        "embed",
-        "copies",
-    }
-    return shape.model_dump_json(exclude=beside)
+def _used(declared: Mapping_, known: Known, table: Table) -> Callable[[str], bool]:
+    """Whether a column goes into a document, or has a say in it: its key's columns always have. In doubt it does."""
+    named = {*known.key, *table.key}
+    fields: list[Callable[[str], bool]] = []
+    for collection in declared.collections.values():
+        policy = collection.on_schema_change or declared.on_schema_change
+        left_out = known.ignored if policy == "ignore" else ()
+        for shape in _shapes(collection):
+            if shape.table == table.name:
+                named |= _named(shape)
+                fields.append(partial(_has_field, shape, left_out))
+    return lambda column: column in named or any(has(column) for has in fields)
 
 
-def _shapes(collection: Collection) -> list[Collection | Embed]:
+def _has_field(shape: _Shape, left_out: Sequence[str], column: str) -> bool:
+    if shape.only is not None:
+        return column in shape.only
+    return column not in shape.omit and column not in left_out
+
+
+def _named(shape: _Shape) -> set[str]:
+    """The columns that a shape names beside those that get a field by themselves: of its own table."""
+    named = {*(shape.key or ()), *shape.convert}
+    for reference in shape.references.values():
+        named.update(reference.columns)
+    if isinstance(shape, Embed):
+        named.update(shape.foreign_key, shape.order_by)
+    if isinstance(shape, Collection):
+        for copy in shape.copies.values():  # of a copy they are the collection's, not its own table's
+            named.update(copy.foreign_key)
+    for text in (shape.where, *shape.computed.values()):
+        if text:
+            named |= filters.parse(text).columns
+    return named
+
+
+def _shapes(collection: Collection) -> list[_Shape]:
     """A collection and what is embedded in it, at any depth, or copied into it."""
-    found: list[Collection | Embed] = [collection]
+    found: list[_Shape] = [collection]
     for part in found:
         found += [*getattr(part, "embed", {}).values(), *getattr(part, "copies", {}).values()]
     return found

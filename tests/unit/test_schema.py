@@ -116,3 +116,81 @@ def test_an_event_from_before_a_change_has_its_row_read() -> None:
             Partition("t", 0), 1, "public.things", Operation.UPDATE, {"id": 1}, row, frozenset(), lsn, 1, 0
         )
         assert isinstance(decide(event, plan.tables["public.things"]), wanted)
+
+
+# -- columns that get no field and have a say all the same ----------------------------------------------------------
+POINTING = """
+version: 1
+on_schema_change: POLICY
+collections:
+  things:
+    from: public.things
+    FIELDS
+    copy: {owner: {from: public.owners, foreign_key: secret, only: [name]}}
+"""
+SECRET_CHANGED = [
+    table(KEY, NAME, replace(SECRET, number=9), version="two"),  # dropped and made again, with a DEFAULT
+    table(KEY, NAME, replace(SECRET, type="integer", cast="integer"), version="two"),  # ALTER TYPE ... USING
+]
+
+
+@pytest.mark.parametrize("now", SECRET_CHANGED)
+@pytest.mark.parametrize("fields", ["omit: [secret]", "only: [id]"])
+def test_what_a_copy_points_by_is_used(now: Table, fields: str) -> None:
+    for policy in ("stop", "apply", "ignore"):
+        declared = spec.parse(POINTING.replace("POLICY", policy).replace("FIELDS", fields))
+        before, tables = {"public.things": KNOWN}, {"public.things": now}
+        found = judge(declared, before, tables, asked=False)
+        if policy == "apply":
+            assert (found.stop, found.reread.keys()) == ((), {"public.things"})
+        else:
+            assert [d.table for d in found.stop] == ["public.things"]
+        assert judge(declared, before, tables, asked=True).reread.keys() == {"public.things"}
+
+
+def test_what_a_copy_points_by_is_used_though_it_was_left_out_once() -> None:
+    known = replace(KNOWN, ignored=("secret",))
+    declared = spec.parse(POINTING.replace("POLICY", "ignore").replace("FIELDS", "omit: [name]"))
+    assert judge(declared, {"public.things": known}, {"public.things": SECRET_CHANGED[1]}, asked=False).stop
+
+
+def test_a_column_that_one_collection_leaves_out_is_used_by_another() -> None:
+    text = MAPPING.replace("POLICY", "ignore").replace(", omit: [secret]", "")
+    declared = spec.parse(text + "  others: {from: public.things, on_schema_change: apply}\n")
+    known = replace(KNOWN, ignored=("secret",))
+    found = judge(declared, {"public.things": known}, {"public.things": SECRET_CHANGED[1]}, asked=True)
+    assert found.reread.keys() == {"public.things"}
+
+
+ONLY = """
+version: 1
+on_schema_change: POLICY
+collections:
+  things: {from: public.things, only: [id], MORE}
+"""
+
+
+@pytest.mark.parametrize("policy", ["stop", "apply", "ignore"])
+@pytest.mark.parametrize(
+    ("more", "used"),
+    [
+        ("rename: {id: name}", False),
+        ("where: \"name = 'a'\"", True),
+        ('computed: {x: "coalesce(name, note)"}', True),
+        ("references: {x: {column: name, to: things}}", True),
+        ("key: name", True),
+    ],
+)
+def test_a_column_outside_of_only_is_used_where_it_is_named(policy: str, more: str, used: bool) -> None:
+    declared = spec.parse(ONLY.replace("POLICY", policy).replace("MORE", more))
+    for now in (GONE, RETYPED):
+        found = judge(declared, {"public.things": KNOWN}, {"public.things": now}, asked=False)
+        assert bool(found.stop or found.reread) is used
+    added = judge(declared, {"public.things": KNOWN}, {"public.things": ADDED}, asked=False)
+    assert added == Verdict()
+
+
+def test_a_key_of_another_type_is_told_though_it_gets_no_field() -> None:
+    declared = spec.parse(MAPPING.replace("POLICY", "stop").replace("omit: [secret]", "omit: [id]"))
+    now = table(replace(KEY, type="text", cast="text"), NAME, SECRET, version="two")
+    assert judge(declared, {"public.things": KNOWN}, {"public.things": now}, asked=False).stop
