@@ -22,7 +22,7 @@ from consumers.mapping.conversion import converter, unfit
 from consumers.mapping.ids import KeyValue, object_id
 from consumers.mapping.keys import KeyPart
 from consumers.mapping.spec import Path_
-from consumers.mapping.values import Codec, Convert, NotFaithful
+from consumers.mapping.values import Codec, Convert, NotFaithful, constant
 
 Natives = Mapping[str, Any]
 Document = dict[str, Any]
@@ -438,6 +438,12 @@ class _Compiler:
             name: self._expression((*path, "computed", name), text, types)
             for name, text in shape.computed.items()
         }
+        for option, values in (("constants", shape.constants), ("defaults", shape.defaults)):
+            for name, value in values.items():
+                try:
+                    constant(value)
+                except ValueError as error:
+                    self.wrong((*path, option, name), str(error))
         if len(self.mistakes) > before:
             return None
         return self._row_plan(shape, table, collection, into, parent, foreign, order, where, computed)
@@ -611,7 +617,7 @@ class _Compiler:
                 (n, self._parts(table, r.columns), self.table_of(r.to)) for n, r in shape.references.items()
             ),
             computed=tuple((n, e[1], codec(e[2]).to_bson) for n, e in computed.items() if e is not None),
-            constants=tuple(shape.constants.items()),
+            constants=tuple((n, constant(value)) for n, value in shape.constants.items()),
             where=where[1] if where else None,
             where_sql=where[0].sql() if where else None,
             needed=needed,
@@ -622,7 +628,7 @@ class _Compiler:
                 for c in sort
             ),
             names=tuple(dict.fromkeys((*names, *shape.computed, *shape.constants))),
-            defaults=tuple(shape.defaults.items()),
+            defaults=tuple((n, constant(value)) for n, value in shape.defaults.items()),
         )
 
     def pointing(self, use: RowPlan, copies: Mapping[str, spec.Copy]) -> RowPlan:

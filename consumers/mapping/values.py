@@ -13,12 +13,14 @@ import struct
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, DecimalException
 from sys import byteorder
 from typing import Any
 
-from bson import Binary, Decimal128, Int64
+from bson import Binary, DatetimeMS, Decimal128, Int64, encode
 from bson.binary import BinaryVectorDtype
+from bson.errors import BSONError
 
 from connectors.errors import MappingFailed
 from consumers.mapping import rendered
@@ -196,3 +198,27 @@ def vector_to_binary(value: list[float]) -> Binary:
 
 def vector_to_text(value: list[float]) -> str:
     return f"[{','.join(map(rendered.real, value))}]"
+
+
+def constant(value: Any) -> Any:
+    """A constant or a default of the mapping file, as YAML reads it, in a form that BSON keeps: a day is its midnight,
+    a time without a zone is UTC. Raises ValueError."""
+    try:
+        found = _constant(value)
+        encode({"": found})
+    except (BSONError, OverflowError, UnicodeError, RecursionError) as error:
+        raise ValueError(f"MongoDB does not take this value: {error}") from error
+    return found
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, datetime):
+        aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+        return DatetimeMS((aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1))
+    if isinstance(value, date):
+        return DatetimeMS((value - date(1970, 1, 1)).days * 86_400_000)
+    if isinstance(value, list | tuple):
+        return [_constant(element) for element in value]
+    if isinstance(value, dict):
+        return {name: _constant(member) for name, member in value.items()}
+    return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import bson
 import pytest
 from bson import Decimal128, Int64
 from bson.datetime_ms import DatetimeMS
@@ -14,6 +15,7 @@ from connectors.postgres.catalog import Column, Table
 from consumers.mapping import spec
 from consumers.mapping.ids import object_id
 from consumers.mapping.plan import Plan, RowPlan, compile_plan, not_carried
+from sync.verify.canonical import constant
 
 
 def table(name: str, key: str, *, generated: str = "", **types: str) -> Table:
@@ -444,3 +446,33 @@ collections:
   a: {from: public.teams, embed: {b_c: {from: public.members, foreign_key: team_id}}}
 """
     assert "_tandem_rows_a_b_c" in refused(text)[0]
+
+
+# -- constants and defaults -----------------------------------------------------------------------------------------
+YAML_VALUES = """
+    constants: {day: 2020-01-01, at: 1960-01-01 10:00:00.0015, zoned: 2020-01-01T10:00:00+02:00, of: [{x: 2020-01-01}]}
+    defaults: {teamName: 1969-12-31}"""
+
+
+def test_dates_of_the_file_become_bson_dates_as_verify_has_them() -> None:
+    declared = spec.parse(one(YAML_VALUES.strip())).collections["c"]
+    use = compiled(one(YAML_VALUES.strip())).documents["c"]
+    for mine, theirs in ((use.constants, declared.constants), (use.defaults, declared.defaults)):
+        assert dict(mine) == {name: constant(value) for name, value in theirs.items()}
+    assert dict(use.defaults) == {"teamName": DatetimeMS(-86_400_000)}
+    document = use.document({"id": 1, "team_name": None}, 0)
+    assert bson.encode(document)
+    assert document["zoned"] == DatetimeMS(1_577_865_600_000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["!!set {a}", "99999999999999999999", r'{"a\0b": 1}', "{1: 2}", r'"\ud800"', "[[{a: !!set {b}}]]"],
+)
+@pytest.mark.parametrize("option", ["constants", "defaults"])
+def test_a_constant_that_bson_does_not_take_is_refused_where_it_stands(option: str, value: str) -> None:
+    omitted = "team_name" if option == "constants" else "seen"
+    [line] = refused(one(f"{option}:\n      teamName: {value}\n    omit: [{omitted}]"))
+    assert line.startswith("m.yaml:6: MongoDB does not take this value")
+    copied = f"copy: {{x: {{from: public.users, foreign_key: created_by, {option}: {{fullName: {value}}}}}}}"
+    assert any("MongoDB does not take this value" in one for one in refused(one(copied)))
