@@ -472,23 +472,31 @@ def record_reread(tx: Transaction, table: str, why: str, *, by_itself: bool) -> 
     )
 
 
+def _all_of(kind: str) -> dict[str, Any]:
+    """The jobs of a kind, by the range of their `_id`s."""
+    return {"_id": {"$gt": f"{kind}/", "$lt": f"{kind}0"}}  # "0" is what comes after "/"
+
+
 def jobs(db: Database) -> list[Job]:
     """Every truncate that there is to carry out."""
     with translated():
-        found = [d for d in db[JOBS].find({}) if d["_id"].startswith("truncate/")]
+        found = list(db[JOBS].find(_all_of("truncate")))
     return [Job(d["table"], Lsn(d["lsn"]), int(d["serial"])) for d in found]
 
 
 def rereads(db: Database) -> list[Reread]:
     """Every table that has to be read again."""
     with translated():
-        return rereads_of(db[JOBS].find({}))
+        return [_reread(d) for d in db[JOBS].find(_all_of("reread"))]
 
 
-def rereads_of(documents: Iterable[Document]) -> list[Reread]:
-    """Those of these jobs that are tables to be read again."""
-    mine = [d for d in documents if d["_id"].startswith("reread/")]
-    return [Reread(d["table"], d["why"], d["by_itself"], int(d["serial"])) for d in mine]
+def rereads_in(tx: Transaction) -> list[Reread]:
+    """Every table that has to be read again, as a transaction sees it."""
+    return [_reread(d) for d in tx.find(JOBS, _all_of("reread"))]
+
+
+def _reread(document: Document) -> Reread:
+    return Reread(document["table"], document["why"], document["by_itself"], int(document["serial"]))
 
 
 def record_copy(tx: Transaction, collection: str, field: str, parent: ObjectId) -> None:
@@ -498,33 +506,52 @@ def record_copy(tx: Transaction, collection: str, field: str, parent: ObjectId) 
     tx.update(JOBS, {"_id": job.id}, {"$set": what}, upsert=True)
 
 
-def copy_jobs(db: Database, collections: Sequence[str], most: int = 100) -> list[CopyJob]:
-    """Some of the jobs that write documents of these collections."""
+def copy_jobs(db: Database, collections: Sequence[str], after: str, most: int) -> list[CopyJob]:
+    """So many of the jobs that write documents of these collections, as a circle in the order of their `_id`s, from
+    behind this one on."""
+    found = _copy_jobs(db, collections, after, most)
+    if len(found) < most:
+        found += [job for job in _copy_jobs(db, collections, "", most - len(found)) if job.id <= after]
+    return found
+
+
+def _copy_jobs(db: Database, collections: Sequence[str], after: str, most: int) -> list[CopyJob]:
+    ranges = [
+        {"_id": {"$gt": max(after, f"copy/{name}/"), "$lt": f"copy/{name}0"}, "collection": name}
+        for name in collections
+    ]
+    if not ranges:
+        return []
     with translated():
-        wanted = {"parent": {"$exists": True}, "collection": {"$in": list(collections)}}
-        found = db[JOBS].find(wanted).limit(most)
-        return [CopyJob(d["collection"], d["field"], d["parent"], int(d["serial"])) for d in found]
+        found = list(db[JOBS].find({"$or": ranges}).sort("_id", 1).limit(most))
+    return [CopyJob(d["collection"], d["field"], d["parent"], int(d["serial"])) for d in found]
 
 
 def pointing(
-    db: Database, collection: str, pointer: str, parent: ObjectId, last: object, most: int
+    tx: Transaction, collection: str, pointer: str, parent: ObjectId, last: object, until: object, most: int
 ) -> list[Any]:
-    """`_id`s of documents that point to a row, those behind `last` (None: from the first), in their order; so many
-    at once."""
-    query = {pointer: parent, **({} if last is None else {"_id": {"$gt": last}})}
-    with translated():
-        return [d["_id"] for d in db[collection].find(query, {"_id": 1}).sort("_id", 1).limit(most)]
+    """`_id`s of documents that point to a row, those behind `last` (None: from the first) up to `until` (None: to the
+    end), in their order; so many at once."""
+    bounds = {**({} if last is None else {"$gt": last}), **({} if until is None else {"$lte": until})}
+    query = {pointer: parent, **({"_id": bounds} if bounds else {})}
+    return [d["_id"] for d in tx.find(collection, query, {"_id": 1}, most=most, by_id=True)]
+
+
+def still(tx: Transaction, job: Job | CopyJob) -> bool:
+    """Whether a job is recorded as it was found. Everything that is done of it asks that in its own transaction: one
+    whose snapshot is from before the job does not see what the job is about."""
+    return tx.one(JOBS, {"_id": job.id, "serial": Int64(job.serial)}) is not None
 
 
 def strike(tx: Transaction, job: Job | CopyJob, plan: str = "") -> None:
-    """A job is done, by one who follows this plan; one that was recorded anew meanwhile stays."""
+    """A job that is `still` there is done, by one who follows this plan."""
     known = tx.one(STATE, {"_id": "pipeline"}) if plan else None
     if known and known.get("mapping", plan) != plan:
         raise MappingChanged(
             "the mapping is no longer the one that this process follows",
             remedy="start it again with the mapping that `tandem setup` was run with",
         )
-    tx.delete(JOBS, {"_id": job.id, "serial": Int64(job.serial)})
+    tx.delete(JOBS, {"_id": job.id})
 
 
 def strike_reread(tx: Transaction, job: Reread) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from bson import Int64
@@ -51,16 +52,22 @@ class Transaction:
         fields: Mapping[str, Any] | None = None,
         *,
         most: int = 0,
+        by_id: bool = False,
     ) -> list[Document]:
-        """All documents that match, or so many of them."""
+        """All documents that match, or so many of them; by_id: the first ones by `_id`, in its order."""
         with translated():
             found = self._db[collection].find(query, fields, session=self._session, batch_size=10_000)
-            return list(found.limit(most))
+            return list((found.sort("_id", 1) if by_id else found).limit(most))
 
     def one(self, collection: str, query: Mapping[str, Any]) -> Document | None:
         """The document that matches, or None."""
         with translated():
             return self._db[collection].find_one(query, session=self._session)
+
+    def count(self, collection: str, query: Mapping[str, Any] = MappingProxyType({})) -> int:
+        """How many documents match."""
+        with translated():
+            return self._db[collection].count_documents(query, session=self._session)
 
     def bulk(self, collection: str, writes: Sequence[Write]) -> int:
         """Carry out writes in their order. Returns how many documents they matched. Raises by kind."""

@@ -16,7 +16,7 @@ from zlib import crc32
 from bson import Int64, ObjectId, encode
 
 from connectors.mongo import ledger
-from connectors.mongo.client import CODEC
+from connectors.mongo.client import CODEC, translated
 from connectors.mongo.transaction import Transaction
 from consumers.apply.arrays import Anchors, by_ids
 from consumers.mapping.plan import Document, Plan, RowPlan, pointer_of
@@ -33,10 +33,11 @@ def slot_of(writer: str) -> int:
 
 
 def same(one: Document | None, other: Document | None) -> bool:
-    """Whether two copied objects are the same, types included."""
+    """Whether two copied objects are the same, types included. Raises WriteRefused for what BSON does not take."""
     if one is None or other is None:
         return one is other
-    return encode(one, codec_options=CODEC) == encode(other, codec_options=CODEC)
+    with translated():
+        return encode(one, codec_options=CODEC) == encode(other, codec_options=CODEC)
 
 
 class Copies:
@@ -128,9 +129,8 @@ def staged_parents(
 
 
 def copy_again(tx: Transaction, plan: Plan, job: ledger.CopyJob, ids: Sequence[Any]) -> None:
-    """Write what is staged of a job's parent into the documents that point to it, of those with `_id`s from the
-    first of these to the last."""
+    """Write what is staged of a job's parent into those of these documents that point to it."""
     use = plan.documents[job.collection]
     value = staged_parents(tx, plan, use, job.field, [job.parent]).get(job.parent)
-    query = {pointer_of(job.field): job.parent, "_id": {"$gte": ids[0], "$lte": ids[-1]}}
+    query = {pointer_of(job.field): job.parent, "_id": {"$in": list(ids)}}
     tx.update(job.collection, query, copied_anew(job.field, value), many=True)

@@ -78,11 +78,9 @@ def read_ledger(transactions: Transactions) -> Ledger:
 
     def work(tx: Transaction) -> Ledger:
         found = {p.partition: p for p in map(Position.of, tx.find(ledger.POSITIONS, {}))}
-        jobs = tx.find(ledger.JOBS, {})
-        again = tuple(job.table for job in ledger.rereads_of(jobs))
-        waiting = tx.find(ledger.PARKED, {}, {"due": 1})
-        healing = sum(bool(d.get("due")) for d in waiting)
-        return Ledger(found, len(jobs) - len(again), len(waiting), again, healing)
+        again = tuple(job.table for job in ledger.rereads_in(tx))
+        jobs = tx.count(ledger.JOBS) - len(again)
+        return Ledger(found, jobs, tx.count(ledger.PARKED), again, tx.count(ledger.PARKED, {"due": True}))
 
     return transactions.repeat(work)
 

@@ -101,7 +101,7 @@ def switch(db: Database, plan: Plan, asked: Change) -> None:
 
 
 def _record(tx: Transaction, asked: Change) -> None:
-    known = {job.table for job in ledger.rereads_of(tx.find(ledger.JOBS, {}))}
+    known = {job.table for job in ledger.rereads_in(tx)}
     for table in asked.tables:
         if table not in known:
             names = ", ".join((*asked.new, *asked.changed))

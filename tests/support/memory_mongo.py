@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -236,14 +236,22 @@ class MemoryTransaction:
         fields: Mapping[str, Any] | None = None,
         *,
         most: int = 0,
+        by_id: bool = False,
     ) -> list[Document]:
         """All documents that match, or so many of them."""
         self._store.before(f"find {collection}")
-        return [_shown(d, fields) for d in self._matching(collection, query)[: most or None]]
+        found = self._matching(collection, query)
+        if by_id:
+            found.sort(key=lambda document: document["_id"])
+        return [_shown(d, fields) for d in found[: most or None]]
 
     def one(self, collection: str, query: Mapping[str, Any]) -> Document | None:
         """The document that matches, or None."""
         return next(iter(self.find(collection, query)), None)
+
+    def count(self, collection: str, query: Mapping[str, Any] = MappingProxyType({})) -> int:
+        """How many documents match."""
+        return len(self.find(collection, query))
 
     def bulk(self, collection: str, writes: Sequence[Any]) -> int:
         """Carry out pymongo's write objects in their order."""
@@ -561,7 +569,7 @@ def _equal(found: Any, wanted: Any) -> bool:
 def _ordered(found: Any, value: Any) -> bool:
     """Values of one kind; others answer no comparison."""
     numbers = [isinstance(x, int | float) and not isinstance(x, bool) for x in (found, value)]
-    return all(numbers) or (isinstance(found, ObjectId) and isinstance(value, ObjectId))
+    return all(numbers) or any(isinstance(found, k) and isinstance(value, k) for k in (ObjectId, str))
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {

@@ -111,7 +111,7 @@ _RELOAD, _WALK, _RENEW = "sync.snapshot.reload", "sync.snapshot.walk", "sync.set
 _LOST = _set("lost slot", "delete", "flip")
 _LETTERS, _PARKED = "consumers.dead_letters", "connectors.mongo.parked"
 _RACES = ("tests/unit/test_interleaved.py::test_rare_races",)
-_ARRAYS, _COPIES = "consumers.apply.arrays", "consumers.apply.copies"
+_ARRAYS, _COPIES, _JOBS = "consumers.apply.arrays", "consumers.apply.copies", "consumers.apply.jobs"
 
 MUTANTS = (
     # 1: the position lies in the transaction of the rows
@@ -446,7 +446,7 @@ MUTANTS = (
     Mutant(
         "truncate: a new job is struck with the old",
         7,
-        f"{_LEDGER}:strike",
+        f"{_LEDGER}:still",
         ', "serial": Int64(job.serial)',
         "",
         needs=_set("truncate"),
@@ -665,6 +665,30 @@ MUTANTS = (
         mood={"tables": (TEAMS, MEMBERS), "width": 2},
     ),
     Mutant(
+        "jobs: by a snapshot from before the job",
+        9,
+        f"{_JOBS}:Jobs._demand",
+        "if not ledger.still(tx, job):",
+        "if False:",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+        rare=True,
+        tests=("tests/unit/test_jobs.py::test_a_snapshot_from_before_the_job",),
+    ),
+    Mutant(
+        "jobs: one that is recorded anew ends where it is",
+        9,
+        f"{_JOBS}:_Circle.anew",
+        "self.last is None)",
+        "True)",
+        needs=_set("deep", "flip", "delete"),
+        without=_BARE,
+        mood={**_DEEP, "tables": (TEAMS, FILES)},
+        rare=True,
+        tests=("tests/unit/test_jobs.py::test_a_parent_that_is_written_all_the_time",),
+    ),
+    Mutant(
         "copies: not loaded",
         9,
         f"{_COPIES}:fill_held",
@@ -729,9 +753,9 @@ MUTANTS = (
     Mutant(
         "truncate: what was parked stays",
         10,
-        "consumers.apply.jobs:Jobs._truncate",
-        "parked.void_below",
-        "(lambda *_, **__: None) if True else parked.void_below",
+        f"{_JOBS}:Jobs._end_truncate",
+        "parked.void_below(tx, job.table, job.lsn)",
+        "pass",
         needs=_set("truncate", "bad"),
         without=_set("load"),
         mood={"width": 2},

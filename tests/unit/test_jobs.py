@@ -1,0 +1,231 @@
+"""Jobs: who has a turn, from where they go on, and what they don't write (docs/write-rule.md, clause 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+import consumers.apply.copies as copies_module
+import consumers.apply.jobs as jobs_module
+import consumers.apply.write as write_module
+from connectors.errors import TooMuchAtOnce, WriteRefused
+from connectors.mongo import ledger
+from consumers.apply.copies import same
+from tests.support import memory_mongo
+from tests.support.mutants import MUTANTS, broken
+from tests.support.simulation import FILES, TEAMS, Failed
+from tests.unit.test_interleaved import ONE, ZERO, Pair, file, of_tables, only_jobs, team, truncate, update
+
+
+@contextmanager
+def paired(pair: Pair, *, few: int = 0, at_once: int = 100, turn_s: float = 0.5) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        stack.enter_context(pair.world._patched())
+        for module, name, value in (
+            (copies_module, "FEW", few),
+            (copies_module, "SLOTS", 8),
+            (write_module, "SLOTS", 8),
+            (jobs_module, "_AT_ONCE", at_once),
+            (jobs_module, "_TURN_S", turn_s),
+        ):
+            stack.enter_context(patch.object(module, name, value))
+        pair.begin()
+        yield pair
+
+
+def applied(pair: Pair, times: int = 5) -> None:
+    for _ in range(times):
+        pair.work(0)
+        pair.work(1)
+
+
+def batches(pair: Pair, which: int) -> None:
+    """No jobs."""
+    pair.world._work(pair.world.actors[which], 12)
+
+
+def turn(pair: Pair, which: int = 0) -> bool:
+    """One turn of jobs. Whether there is more to do soon."""
+    found: list[bool] = []
+    actor = pair.world.actors[which]
+    assert actor.worker is not None
+    run = actor.worker.jobs.run
+    pair.world._as(actor, lambda: found.append(run()))
+    return found[0]
+
+
+def jobs(pair: Pair) -> Mapping[Any, Any]:
+    return pair.world.store.collection(ledger.JOBS)
+
+
+def names(pair: Pair) -> dict[str, str]:
+    return {d["name"]: d["team"]["teamName"] for d in pair.world.store.collection("files").values()}
+
+
+# -- a snapshot from before the job ---------------------------------------------------------------------------------
+def _late() -> None:
+    with paired(Pair.of(only_jobs, 2)) as pair:
+        pair.commit((team(), file(ZERO), file(ONE)))
+        applied(pair)
+        store = pair.world.store
+        before, time = {name: dict(of) for name, of in store.documents.items()}, store.time
+        pair.commit([update(TEAMS, team_name="new")])
+        batches(pair, 1)
+        assert jobs(pair)
+        view, behind = memory_mongo.OpenTransaction.view, [1, 2]
+
+        def late(self: memory_mongo.OpenTransaction, collection: str) -> Any:
+            if behind and self._snapshot is None:
+                behind.pop()
+                self._snapshot, self._time = before, time
+            return view(self, collection)
+
+        with patch.object(memory_mongo.OpenTransaction, "view", late):
+            while behind:
+                turn(pair)
+        pair.rest()
+        assert names(pair) == {f"f{ZERO}": "new", f"f{ONE}": "new"}
+
+
+def test_a_snapshot_from_before_the_job() -> None:
+    """The job was seen by a read outside of the transaction, which does not see it."""
+    _late()
+
+
+# -- turns ----------------------------------------------------------------------------------------------------------
+def _hot(rounds: int = 40) -> None:
+    with paired(Pair.of(of_tables(FILES)), at_once=1, turn_s=0.0001) as pair:
+        pair.commit([team(1), team(2), *(file(n, 1) for n in range(1, 6)), file(9, 2)])
+        applied(pair)
+        for n in range(rounds):
+            pair.commit([update(TEAMS, 1, team_name=f"hot{n}")])
+            if n == 0:
+                pair.commit([update(TEAMS, 2, team_name="cold")])
+            batches(pair, 1)
+            for _ in range(3):
+                turn(pair)
+        found = names(pair)
+        assert found.pop("f9") == "cold"
+        assert set(found.values()) <= {f"hot{n}" for n in range(rounds - 8, rounds)}
+        pair.rest()
+        assert set(names(pair).values()) == {"cold", f"hot{rounds - 1}"}
+
+
+def test_a_parent_that_is_written_all_the_time() -> None:
+    """Its last documents and the jobs of others have their turn; in the end all are as the last one says."""
+    _hot()
+
+
+@pytest.mark.parametrize(
+    ("clause", "story"),
+    [
+        ("jobs: by a snapshot from before the job", _late),
+        ("jobs: one that is recorded anew ends where it is", _hot),
+    ],
+)
+def test_a_broken_clause_is_told(clause: str, story: Any) -> None:
+    with broken(next(m for m in MUTANTS if m.name == clause)), pytest.raises((Failed, AssertionError)):
+        story()
+
+
+def test_more_jobs_than_are_looked_at() -> None:
+    with paired(Pair.of(of_tables(FILES)), turn_s=1e9) as pair, patch.object(jobs_module, "_LOOKED_AT", 4):
+        pair.commit([*(team(n) for n in range(1, 11)), *(file(n, n) for n in range(1, 11))])
+        applied(pair)
+        pair.commit([update(TEAMS, n, team_name=f"new{n}") for n in range(1, 11)])
+        batches(pair, 1)
+        assert len(jobs(pair)) == 10
+        assert [turn(pair), len(jobs(pair)), turn(pair), len(jobs(pair)), turn(pair)] == [
+            True,
+            6,
+            True,
+            2,
+            False,
+        ]
+        assert not jobs(pair)
+        pair.rest()
+
+
+def test_one_that_others_are_faster_than_leaves_the_turn_to_the_next() -> None:
+    with paired(Pair.of(of_tables(FILES)), turn_s=1e9) as pair:
+        pair.commit([team(1), team(2), file(1, 1), file(2, 2)])
+        applied(pair)
+        pair.commit([update(TEAMS, 1, team_name="a"), update(TEAMS, 2, team_name="b")])
+        batches(pair, 1)
+        [first, _] = sorted(jobs(pair))
+        parent = jobs(pair)[first]["parent"]
+        store = pair.world.store
+        taken = next(d for d in store.collection("files").values() if d["_sync"]["copy"]["team"] == parent)
+        other = memory_mongo.OpenTransaction(store, "other")
+        other.put("files", taken["_id"], {**taken, "x": 1})
+        wait, store.wait = store.wait, None
+        assert turn(pair)
+        store.wait = wait
+        assert [*jobs(pair)] == [first]
+        other.end()
+        pair.rest()
+
+
+# -- what is too much, or refused -----------------------------------------------------------------------------------
+def _only_so_many(most: int) -> Any:
+    """A server that takes so many documents of a transaction at once."""
+    update_, delete_ = memory_mongo.MemoryTransaction._update, memory_mongo.MemoryTransaction._delete
+
+    def limited(whole: Any) -> Any:
+        def run(self: Any, collection: str, query: Any, *rest: Any, **more: Any) -> int:
+            if collection == "files" and len(self._matching(collection, query)) > most:
+                self._open.end()
+                raise TooMuchAtOnce("too much", remedy="less")
+            done: int = whole(self, collection, query, *rest, **more)
+            return done
+
+        return run
+
+    return patch.multiple(memory_mongo.MemoryTransaction, _update=limited(update_), _delete=limited(delete_))
+
+
+def test_what_is_too_much_for_the_server_is_halved() -> None:
+    with paired(Pair.of(of_tables(FILES))) as pair:
+        pair.commit([team(1), *(file(n, 1) for n in range(1, 8))])
+        applied(pair)
+        pair.commit([update(TEAMS, 1, team_name="new")])
+        batches(pair, 1)
+        with _only_so_many(1):
+            turn(pair)
+        assert not jobs(pair)
+        assert set(names(pair).values()) == {"new"}
+        pair.commit([truncate(FILES)])
+        with _only_so_many(1):
+            batches(pair, 0)
+            turn(pair)
+        assert not jobs(pair)
+        pair.rest()
+
+
+def test_what_bson_does_not_take_is_refused_and_no_crash() -> None:
+    for value in ({"a\0b": 1}, 2**70, "\ud800", {1, 2}):
+        with pytest.raises(WriteRefused):
+            same({"x": 1}, {"x": value})
+
+
+def test_a_parent_with_what_bson_does_not_take_is_parked() -> None:
+    with paired(Pair.of(of_tables(FILES))) as pair:
+        pair.commit([team(1), file(1, 1)])
+        applied(pair)
+        one = pair.world.plan.copies["files"]["team"]
+        document = type(one).document
+
+        def refused(self: Any, natives: Any, now_us: int) -> Any:
+            made = document(self, natives, now_us)
+            return {**made, "a\0b": 1} if self.copied and natives.get("team_name") == "bad" else made
+
+        pair.commit([update(TEAMS, 1, team_name="bad"), team(2)])
+        with patch.object(type(one), "document", refused):
+            batches(pair, 1)
+        [parked] = pair.world.store.collection(ledger.PARKED).values()
+        assert parked["code"] == "WriteRefused"
+        assert len(pair.world.store.collection("teams")) == 2
