@@ -465,7 +465,7 @@ class _ChunkLoad:
         for key, document in rows:
             piece.append((key, document))
             size += weight(document)
-            if len(piece) >= self.limits.load_rows or size >= self.limits.batch_bytes:
+            if len(piece) >= self.loader.pace.most(self.limits.load_rows) or size >= self.limits.batch_bytes:
                 self._write(use, piece)
                 piece, size = [], 0
         self._write(use, piece, last=last)

@@ -100,16 +100,16 @@ def big(operator: Operator, rows: int) -> None:
 
 
 def test_a_running_load_is_paused_throttled_and_resumed(operator: Operator) -> None:
-    big(operator, 30_000)
+    big(operator, 6_000)
     operator.tandem.run("setup")
-    operator.tandem.run("throttle", "--max-ops", "3000")
-    with operator.under(TANDEM_LIMITS__LOAD_ROWS="200").started("snapshot") as load:
-        until(lambda: loaded(operator) > 500, within=60)
+    operator.tandem.run("throttle", "--max-ops", "600")
+    with operator.under(TANDEM_LIMITS__LOAD_ROWS="100").started("snapshot") as load:
+        until(lambda: loaded(operator) > 300, within=60)
         operator.tandem.run("pause", "snapshot")
         time.sleep(REACHED_S)
         there = loaded(operator)
         time.sleep(3)
-        assert loaded(operator) == there < 30_000
+        assert loaded(operator) == there < 6_000
         status = operator.status()
         assert "paused" in status["snapshot"]["what"], status
         operator.tandem.run("resume")
