@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isnan
 from struct import pack
+from types import MappingProxyType
 from typing import Any
 
-from bson import Decimal128, Int64
+from bson import Decimal128, Int64, ObjectId
 
 from sync.verify.canonical import Unfit, decoded, described, type_name
 
@@ -27,10 +28,15 @@ class Mismatch:
     found: str
 
 
-def mismatches(expected: Mapping[str, Any], document: Mapping[str, Any]) -> Iterator[Mismatch]:
+def mismatches(
+    expected: Mapping[str, Any],
+    document: Mapping[str, Any],
+    copy: Mapping[str, ObjectId | None] = MappingProxyType({}),
+) -> Iterator[Mismatch]:
     """Every field of a document that is not as expected, and every one that is too much or not there.
 
-    expected: the fields less `_id` (documents are found by it) and `_sync` (only its form is looked at).
+    expected: the fields less `_id` (documents are found by it) and `_sync`, of which the form is looked at, and what
+    it says of the rows that are copied into the document. copy: the `_id`s of these.
     """
     for field, value in expected.items():
         if field not in document:
@@ -42,6 +48,14 @@ def mismatches(expected: Mapping[str, Any], document: Mapping[str, Any]) -> Iter
             yield Mismatch(field, field, NO_FIELD, described(decoded(value)))
     if (wrong := wrong_sync(document)) is not None:
         yield Mismatch(SYNC, SYNC, "{at: topic offset or null, lsn: int64}", wrong)
+        return
+    kept = document[SYNC].get("copy")
+    for field, pointer in copy.items():
+        at = f"{SYNC}.copy.{field}"
+        if not isinstance(kept, dict) or field not in kept:
+            yield Mismatch(SYNC, at, described(pointer), NO_FIELD)
+        elif (found := first_difference(pointer, kept[field], at)) is not None:
+            yield Mismatch(SYNC, *found)
 
 
 def wrong_sync(document: Mapping[str, Any]) -> str | None:

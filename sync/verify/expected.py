@@ -52,12 +52,14 @@ class Types(Protocol):
 
 @dataclass(frozen=True)
 class Expected:
-    """One row's document. fields: less `_id` and `_sync`. version: another one for each state of its rows."""
+    """One row's document. fields: less `_id` and `_sync`. version: another one for each state of its rows. copy: the
+    `_id` of each row that is copied into it; None where it points to none."""
 
     key: Key
     id: ObjectId
     fields: dict[str, Any]
     version: tuple[str, ...]
+    copy: Mapping[str, ObjectId | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,10 @@ class Copied:
         """The key that a row of either begins with."""
         return _key(self.rows.table.key, raw)
 
+    def id_of(self, key: Key) -> ObjectId:
+        """The `_id` that a document which points to this key keeps."""
+        return object_id(self.rows.table.name, key)
+
     def version(self, raw: Row) -> str:
         """The version that follows it."""
         return str(raw[len(self.rows.table.key)])
@@ -285,11 +291,13 @@ class Reading:
             for children, of in zip(self.children, elements, strict=True):
                 fields[children.array] = [element for element, _ in of.get(key, ())]
                 versions += [version for _, more in of.get(key, ()) for version in more]
+            pointing: dict[str, ObjectId | None] = {}
             for copied, pointer, there in zip(self.copied, self.pointers(row), copies, strict=True):
+                pointing[copied.field] = None if pointer is None else copied.id_of(pointer)
                 found = None if pointer is None else there.get(pointer)
                 fields[copied.field] = found[0] if found else None
                 versions += found[1] if found else []
-            made.append(Expected(key, self.id_of(key), fields, tuple(versions)))
+            made.append(Expected(key, self.id_of(key), fields, tuple(versions), pointing))
         return made
 
     def _lead(self) -> list[Composable]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
+
+from bson import ObjectId
 
 from consumers.mapping.ids import row_key
 from sync.verify.canonical import Unfit
@@ -21,8 +24,11 @@ def judge(
     expected: Mapping[str, Any] | None,
     document: Mapping[str, Any] | None,
     now_ms: int,
+    copy: Mapping[str, ObjectId | None] = MappingProxyType({}),
 ) -> list[Difference]:
     """What tells a document from its row's fields; None: there is no document, no row in the filter.
+
+    copy: the `_id`s of the rows that are copied into it.
 
     One that a TTL index lets go of may be there or not; while it is there, its fields have to agree.
     """
@@ -37,7 +43,7 @@ def judge(
                 found=mismatch.found,
                 cause=_foreign(document),
             )
-            for mismatch in mismatches(expected, document)
+            for mismatch in mismatches(expected, document, copy)
         ]
     there = document if expected is None else expected
     if there is None or may_be_gone(its.ttl, there, now_ms):

@@ -196,8 +196,8 @@ class _Walk:
         expected: Expected | None,
         document: mongo.Document | None,
     ) -> None:
-        fields = expected.fields if expected else None
-        differences = judge(its, id_, key, fields, document, self._now_ms())
+        fields, copy = (expected.fields, expected.copy) if expected else (None, {})
+        differences = judge(its, id_, key, fields, document, self._now_ms(), copy)
         at = (its.collection, token(id_))
         if not differences:
             return
@@ -281,8 +281,8 @@ class _Walk:
             expected, state = now.get(at, (None, None))
             was, old = before.get(at, (None, None))
             id_, key, document = self.doubts[at], self.keys.get(at), found.get(at[1])
-            fields = expected.fields if expected else None
-            differences = judge(its, id_, key, fields, document, self._now_ms())
+            fields, copy = (expected.fields, expected.copy) if expected else (None, {})
+            differences = judge(its, id_, key, fields, document, self._now_ms(), copy)
             if state != old and was is not None and not judge(its, id_, key, was, document, self._now_ms()):
                 continue
             if differences:

@@ -129,3 +129,26 @@ def test_nothing_agrees_with_a_value_that_has_no_form() -> None:
 def test_sync_of_another_client() -> None:
     assert wrong_sync({}) == "no such field"
     assert wrong_sync({"_sync": {"at": 1, "lsn": Int64(1)}}) is None
+
+
+# -- what is copied -------------------------------------------------------------------------------------------------
+OTHER = ObjectId("65f000000000000000000002")
+
+
+@pytest.mark.parametrize(
+    ("copy", "wanted", "at"),
+    [
+        ({"owner": ID}, {"owner": ID}, None),
+        ({"owner": None}, {"owner": None}, None),
+        ({"owner": OTHER}, {"owner": ID}, "_sync.copy.owner"),
+        ({"owner": None}, {"owner": ID}, "_sync.copy.owner"),
+        ({"owner": ID}, {"owner": None}, "_sync.copy.owner"),
+        ({}, {"owner": None}, "_sync.copy.owner"),
+        (..., {"owner": ID}, "_sync.copy.owner"),
+        ({"owner": ID, "shop": OTHER}, {"owner": ID, "shop": ID}, "_sync.copy.shop"),
+    ],
+)
+def test_what_a_document_points_by(copy: Any, wanted: dict[str, ObjectId | None], at: str | None) -> None:
+    """Its parent's next change reaches it by that."""
+    sync = {"at": None, "lsn": Int64(7), **({} if copy is ... else {"copy": copy})}
+    assert [m.at for m in mismatches(EXPECTED, document(_sync=sync), wanted)] == ([at] if at else [])

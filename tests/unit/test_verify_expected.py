@@ -180,6 +180,19 @@ def judged(fields: dict[str, Any] | None, found: dict[str, Any] | None, now_ms: 
     return judge(items(), object_id("public.items", (7,)), (7,), fields, found, now_ms)
 
 
+def test_what_a_document_points_by_is_made_from_its_own_row() -> None:
+    copy = "    copy: {store: {from: public.shops, foreign_key: shop_id, only: [id]}}\n"
+    copied = MAPPING.replace("    indexes:", f"{copy}    indexes:")
+    its = items(copied)
+    for held, pointer in ((3, object_id("public.shops", (3,))), (None, None)):
+        [made] = its.expected([(*ITEM[:2], held, *ITEM[2:])], [elements()], [{}])
+        assert made.copy == {"store": pointer}
+        assert made.fields["store"] is None
+        for kept, number in ((pointer, 0), (object_id("public.shops", (4,)), 1)):
+            found = document(made.fields) | {"_sync": {"at": None, "lsn": Int64(1), "copy": {"store": kept}}}
+            assert len(judge(its, made.id, made.key, made.fields, found, 0, made.copy)) == number
+
+
 def test_kinds_of_differences() -> None:
     fields = expected() | {"lastSeen": DatetimeMS(10**9)}
     assert judged(fields, document(fields)) == []
