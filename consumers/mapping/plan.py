@@ -434,6 +434,12 @@ class _Compiler:
             self._refers((*path, "foreign_key"), table, foreign, parent)
         types = {c.name: c.type for c in table.columns}
         where = self._expression((*path, "where"), shape.where, types, boolean=True) if shape.where else None
+        if where is not None and where[0].uses_now and isinstance(shape, spec.Embed | spec.Copy):
+            self.wrong(
+                (*path, "where"),
+                "now() moves without an event, and here no TTL index takes out what has run out: compare with a"
+                " column only, or let whoever reads the documents do it",
+            )
         computed = {
             name: self._expression((*path, "computed", name), text, types)
             for name, text in shape.computed.items()

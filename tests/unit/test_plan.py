@@ -476,3 +476,19 @@ def test_a_constant_that_bson_does_not_take_is_refused_where_it_stands(option: s
     assert line.startswith("m.yaml:6: MongoDB does not take this value")
     copied = f"copy: {{x: {{from: public.users, foreign_key: created_by, {option}: {{fullName: {value}}}}}}}"
     assert any("MongoDB does not take this value" in one for one in refused(one(copied)))
+
+
+# -- a clock in a condition -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "options",
+    [
+        "embed: {m: {from: public.members, foreign_key: team_id, where: WHERE}}",
+        "embed: {m: {from: public.members, foreign_key: team_id, embed: {b: {from: public.badges, foreign_key:"
+        " [m_team, m_user], where: WHERE}}}}",
+        "copy: {owner: {from: public.users, foreign_key: created_by, where: WHERE}}",
+    ],
+)
+def test_the_clock_is_refused_where_no_ttl_index_can_follow_it(options: str) -> None:
+    [line] = refused(one(options.replace("WHERE", "now() IS NOT NULL")))
+    assert line.startswith("m.yaml:5: now() moves without an event")
+    compiled(one("where: seen < now()"))
