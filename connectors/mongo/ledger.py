@@ -527,6 +527,12 @@ def _copy_jobs(db: Database, collections: Sequence[str], after: str, most: int) 
     return [CopyJob(d["collection"], d["field"], d["parent"], int(d["serial"])) for d in found]
 
 
+def forget_copy_jobs(db: Database, collections: Sequence[str]) -> None:
+    """The jobs that write documents of other collections than these: nobody does them any more."""
+    with translated():
+        db[JOBS].delete_many({**_all_of("copy"), "collection": {"$nin": list(collections)}})
+
+
 def pointing(
     tx: Transaction, collection: str, pointer: str, parent: ObjectId, last: object, until: object, most: int
 ) -> list[Any]:

@@ -120,13 +120,15 @@ def forget(db: Database, plan: Plan, asked: Change) -> list[str]:
     with mongo.translated():
         for name in (ledger.JOBS, ledger.PARKED, ledger.WALKS):
             db[name].delete_many(mine)
+        ledger.forget_copy_jobs(db, list(plan.documents))
         for name in asked.removed:
             db[ledger.CHUNKS].delete_many({"collection": name})
             gone = {"planned": False, "shape": None, "removed": True}
             db[ledger.STATE].update_one({"_id": f"load/{name}"}, {"$set": gone})
         db[ledger.POSITIONS].delete_many({"table": {"$in": list(asked.removed_tables)}})
     wanted = set(plan.targets())
-    staging = [n for n in schema.collection_names(db) if n.startswith("_tandem_rows_") and n not in wanted]
+    there = schema.collection_names(db)
+    staging = [n for n in there if n.startswith(("_tandem_rows_", "_tandem_copies_")) and n not in wanted]
     schema.drop(db, staging)
     return topics
 

@@ -574,6 +574,7 @@ def _ordered(found: Any, value: Any) -> bool:
 
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "$in": lambda found, values: any(_equal(found, value) for value in values),
+    "$nin": lambda found, values: not any(_equal(found, value) for value in values),
     "$ne": lambda found, value: not _equal(found, value),
     "$lt": lambda found, value: _ordered(found, value) and found < value,
     "$gt": lambda found, value: type(found) is type(value) and found > value,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+from unittest.mock import patch
+
+from bson import ObjectId
+
+from connectors.mongo import ledger, schema
 from connectors.mongo.ledger import UNLOADED, Position
 from connectors.positions import Lsn, Partition
 from connectors.postgres.catalog import Column, Table
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan
-from sync.setup.change import Change, change, told
+from sync.setup.change import Change, change, forget, told
 from sync.snapshot.chunks import levels, parts_of
+from tests.support.memory_mongo import MemoryMongo
 
 MAPPING = """
 version: 1
@@ -106,3 +113,34 @@ def test_the_parts_of_a_walk_cover_rows_documents_and_what_is_parked() -> None:
         ("left", "staged", None, None, 0),
     ]
     assert [type(p).of(p.document()) for p in parts] == parts
+
+
+COPYING = """
+version: 1
+collections:
+  teams: {from: public.teams}
+  members:
+    from: public.members
+    copy: {team: {from: public.teams, foreign_key: team_id}}
+"""
+
+
+def test_nothing_is_left_of_copies_that_are_no_longer_mapped() -> None:
+    """Their jobs would be waited for in vain; what was staged would be copied again when they are mapped again."""
+    store = MemoryMongo()
+    db: Any = store.db
+    before, parent = plan(COPYING), ObjectId()
+    for n, job in enumerate(("members/team", "teams/team")):
+        collection, field = job.split("/")
+        one = {"_id": f"copy/{job}/{parent}", "collection": collection, "field": field, "parent": parent}
+        store.plain_write(ledger.JOBS, one["_id"], {**one, "serial": n})
+    for name in (*before.targets(), "_tandem_rows_teams_members", *ledger.OWN):
+        store.collection(name)
+    after, dropped = plan(MAPPING), list[str]()
+    with (
+        patch.object(schema, "collection_names", lambda db: list(store.documents)),
+        patch.object(schema, "drop", lambda db, names: dropped.extend(names)),
+    ):
+        forget(db, after, Change(removed=("members",)))
+    assert list(store.collection(ledger.JOBS)) == [f"copy/teams/team/{parent}"]
+    assert dropped == ["_tandem_copies_members_team"]
