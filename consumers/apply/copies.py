@@ -9,12 +9,14 @@ don't meet each other: each writer has a slot of its own, as far as there are en
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
 from bson import Int64, ObjectId, encode
 
+from connectors.errors import Contended, Unappliable, UniqueTaken
 from connectors.mongo import ledger
 from connectors.mongo.client import CODEC, translated
 from connectors.mongo.transaction import Transaction
@@ -25,6 +27,12 @@ SLOTS = 8
 _UNKNOWN = object()
 #: so many documents are written in the parent's own transaction: a longer one would be in everybody's way
 FEW = 50
+#: of so many parents the documents are counted in one query, up to so many documents
+_SLICE, _COUNTED = 100, 1_000
+#: so many parents with a document that refuses are remembered
+_REMEMBERED = 10_000
+#: collection, field, parent
+Copying = tuple[str, str, ObjectId]
 
 
 def slot_of(writer: str) -> int:
@@ -42,8 +50,9 @@ def same(one: Document | None, other: Document | None) -> bool:
 
 class Copies:
     """What a transaction has to copy. slot: this writer's among a parent's anchors, by the documents' table. later:
-    as of `Arrays`. First all that changes is told, then anchors and staged rows are written, then `fill` and
-    `settle`."""
+    as of `Arrays`. refused: parents of which some document refused the copy: their documents are left to a job, which
+    parks the one that refuses; one that is met here is added. First all that changes is told, then anchors and staged
+    rows are written, then `fill` and `settle`."""
 
     def __init__(
         self,
@@ -52,8 +61,10 @@ class Copies:
         anchors: Anchors,
         slot: Callable[[str], int],
         later: frozenset[str] = frozenset(),
+        refused: set[Copying] | None = None,
     ) -> None:
         self._tx, self._plan, self._anchors, self._slot, self._later = tx, plan, anchors, slot, later
+        self._refused = set() if refused is None else refused
         self._changed: dict[tuple[str, str], dict[ObjectId, Document | None]] = {}
         self._new: dict[tuple[str, str], list[tuple[Document, ObjectId | None]]] = {}
 
@@ -87,18 +98,49 @@ class Copies:
                 document[field] = None if parent is None else staged.get(parent)
 
     def settle(self) -> None:
-        """Write the documents that point to what has changed, or a job for them."""
+        """Write the documents that point to what has changed, or a job for them. Raises Contended where one refuses:
+        the same again leaves its parent's to a job."""
         left = FEW
-        for (collection, field), parents in self._changed.items():
-            for parent in sorted(parents):
-                query = {pointer_of(field): parent}
-                there = self._tx.find(collection, query, {"_id": 1}, most=left + 1)
-                if len(there) > left:
-                    ledger.record_copy(self._tx, collection, field, parent)
-                    continue
-                left -= len(there)
-                if there:
-                    self._tx.update(collection, query, copied_anew(field, parents[parent]), many=True)
+        for (collection, field), values in self._changed.items():
+            parents = sorted(values)
+            for start in range(0, len(parents), _SLICE):
+                some = parents[start : start + _SLICE]
+                there = self._how_many(collection, field, some)
+                for parent in some:
+                    number = self._up_to(left, collection, field, parent) if there is None else there[parent]
+                    if number > left or (number and (collection, field, parent) in self._refused):
+                        ledger.record_copy(self._tx, collection, field, parent)
+                        continue
+                    left -= number
+                    if number:
+                        self._copy(collection, field, parent, values[parent])
+
+    def _how_many(self, collection: str, field: str, parents: Sequence[ObjectId]) -> Counter[ObjectId] | None:
+        """How many documents point to each of these; None where that are too many to be counted at once."""
+        pointer = pointer_of(field)
+        found = self._tx.find(collection, {pointer: {"$in": list(parents)}}, {pointer: 1}, most=_COUNTED + 1)
+        if len(found) > _COUNTED:
+            return None
+        return Counter(document["_sync"]["copy"][field] for document in found)
+
+    def _up_to(self, most: int, collection: str, field: str, parent: ObjectId) -> int:
+        """How many point to one; more than that is one more."""
+        return len(self._tx.find(collection, {pointer_of(field): parent}, {"_id": 1}, most=most + 1))
+
+    def _copy(self, collection: str, field: str, parent: ObjectId, value: Document | None) -> None:
+        query = {pointer_of(field): parent}
+        try:
+            self._tx.update(collection, query, copied_anew(field, value), many=True)
+        except UniqueTaken:
+            raise
+        except Unappliable as trouble:
+            if len(self._refused) > _REMEMBERED:
+                self._refused.clear()
+            self._refused.add((collection, field, parent))
+            raise Contended(
+                f"a document of {collection} refuses what is copied into it: {trouble.what}",
+                remedy="the transaction is run again, and leaves these documents to a job",
+            ) from trouble
 
 
 def copied_anew(field: str, value: Document | None) -> Document:

@@ -16,7 +16,7 @@ from connectors.mongo.transaction import Transaction, Write, write
 from connectors.positions import Lsn
 from connectors.postgres.rows import Row, Selected, TableRead
 from consumers.apply.arrays import Anchors, Arrays, by_ids
-from consumers.apply.copies import SLOTS, Copies, same, slot_of
+from consumers.apply.copies import SLOTS, Copies, Copying, same, slot_of
 from consumers.apply.decide import Gone, Put, Read, RowOp
 from consumers.apply.untangle import MOST, parked_id, tied, unique_indexes
 from consumers.contracts import Rows
@@ -94,6 +94,7 @@ class RowWriter:
         self.plan, self.rows, self.now_us, self._slot = plan, rows, now_us, slot_of(name)
         self._reads = {name: table_read(table) for name, table in plan.tables.items()}
         self.met = False
+        self._refused: set[Copying] = set()
 
     def apply(
         self,
@@ -161,7 +162,8 @@ class RowWriter:
         """What a transaction changes for others."""
         self.met = False
         anchors = Anchors(tx)
-        copies = Copies(tx, self.plan, anchors, lambda table: slots.get(table, self._slot) % SLOTS, later)
+        slot_for = lambda table: slots.get(table, self._slot) % SLOTS  # noqa: E731
+        copies = Copies(tx, self.plan, anchors, slot_for, later, self._refused)
         return anchors, Arrays(tx, self.plan, anchors, later), copies
 
     # -- values that were not sent -----------------------------------------------------------------------------

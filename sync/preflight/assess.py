@@ -256,10 +256,9 @@ def _note(kind: str, table: str, columns: list[str], what: str, remedy: str) -> 
 def _converted(plan: Plan, table: str) -> dict[str, str]:
     """Columns with a policy of their own in some use of the table."""
     found = {}
-    for collection in plan.declared.collections.values():
-        for shape in (collection.shape, *collection.embed.values()):
-            if shape is not None and shape.table == table:
-                found.update({column: str(policy) for column, policy in shape.convert.items()})
+    for _, shape in plan.declared.shapes():
+        if shape.table == table:
+            found.update({column: str(policy) for column, policy in shape.convert.items()})
     return found
 
 

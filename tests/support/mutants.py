@@ -585,7 +585,7 @@ MUTANTS = (
         "copies: a parent that changes reaches nobody",
         9,
         f"{_COPIES}:Copies.settle",
-        "self._tx.update(collection, query, copied_anew(field, parents[parent]), many=True)",
+        "self._copy(collection, field, parent, values[parent])",
         "pass",
         needs=_set("deep"),
     ),

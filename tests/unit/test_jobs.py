@@ -14,7 +14,8 @@ import consumers.apply.jobs as jobs_module
 import consumers.apply.write as write_module
 from connectors.errors import TooMuchAtOnce, WriteRefused
 from connectors.mongo import ledger
-from consumers.apply.copies import same
+from consumers.apply.arrays import Anchors
+from consumers.apply.copies import Copies, same
 from tests.support import memory_mongo
 from tests.support.mutants import MUTANTS, broken
 from tests.support.simulation import FILES, TEAMS, Failed
@@ -229,3 +230,69 @@ def test_a_parent_with_what_bson_does_not_take_is_parked() -> None:
         [parked] = pair.world.store.collection(ledger.PARKED).values()
         assert parked["code"] == "WriteRefused"
         assert len(pair.world.store.collection("teams")) == 2
+
+
+# -- a document that refuses what is copied into it -----------------------------------------------------------------
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """A validator that takes no team of this name in the first file."""
+    put = memory_mongo.OpenTransaction.put
+
+    def validated(self: Any, collection: str, _id: Any, document: Any) -> None:
+        mine = collection == "files" and document is not None and document["name"] == "f1"
+        if mine and (document["team"] or {}).get("teamName") == name:
+            self.end()
+            raise WriteRefused("the validator refuses the document", remedy="mend it")
+        put(self, collection, _id, document)
+
+    with patch.object(memory_mongo.OpenTransaction, "put", validated):
+        yield
+
+
+@pytest.mark.parametrize("few", [0, 200])
+def test_a_document_that_refuses_is_parked_alone(few: int) -> None:
+    with paired(Pair.of(of_tables(FILES)), few=few) as pair:
+        pair.commit([team(1), team(2), file(1), file(2), file(3, 2)])
+        applied(pair)
+        pair.commit([update(TEAMS, 1, team_name="bad"), update(TEAMS, 2, team_name="good")])
+        parked = pair.world.store.collection(ledger.PARKED)
+        with _refusing("bad"):
+            batches(pair, 1)
+            turn(pair)
+            assert names(pair) == {"f1": "t1", "f2": "bad", "f3": "good"}
+            assert not jobs(pair)
+            [(_id, one)] = parked.items()
+            assert (one["table"], one["code"], one["lsn"] > 0) == (FILES, "WriteRefused", True)
+            assert {d["teamName"] for d in pair.world.store.collection("teams").values()} == {"bad", "good"}
+        pair.commit([truncate(FILES)])
+        batches(pair, 0)
+        turn(pair)
+        assert not parked
+        assert not jobs(pair)
+
+
+@pytest.mark.parametrize(("counted", "queries"), [(1_000, 1), (3, 9)])
+def test_many_parents_at_once_are_counted_in_one_query(counted: int, queries: int) -> None:
+    with paired(Pair.of(of_tables(FILES)), few=3) as pair:
+        pair.commit([*(team(n) for n in range(1, 9)), *(file(n, n) for n in range(1, 7)), file(7, 6)])
+        applied(pair)
+        store, plan = pair.world.store, pair.world.plan
+        use, seen = plan.copies["files"]["team"], list[str]()
+
+        def work(tx: Any) -> None:
+            copies = Copies(tx, plan, Anchors(tx), lambda table: 0)
+            for _id in store.collection(use.place):
+                copies.changed(use, _id, {"teamName": "new"})
+            copies.settle()
+
+        store.before = seen.append
+        with patch.object(copies_module, "_COUNTED", counted):
+            memory_mongo.MemoryTransactions(store.db).once(work)
+        assert seen.count("find files") == queries
+        old = {
+            d["_sync"]["copy"]["team"]
+            for d in store.collection("files").values()
+            if d["team"]["teamName"] != "new"
+        }
+        assert {job["parent"] for job in jobs(pair).values()} == old
+        assert len(old) in (2, 3)
