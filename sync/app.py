@@ -314,7 +314,7 @@ def heal(
         again = stack.enter_context(_reload(settings, plan, log))
         stack.enter_context(again.leased())
         renewal = Renewal(settings, log)
-        renewal.renew(lambda ends: again.take(plan.tables, ends), force=force)
+        renewal.renew(lambda ends: again.take(plan.tables, ends), again.move, force=force)
         count = stack.enter_context(_counted(metrics, log))
         report = _watched(again.walk, again.report, _both(count, watch))
         healed(again.db)

@@ -44,6 +44,9 @@ UNLOADED = "load:none"
 #: what the holder of a table begins with, and the `_id` of what is known of the one that runs, or ran last: a load; a
 #: walk, which reads rows as they are now
 LOAD, WALK = "load", "heal"
+#: how far a lost slot is healed, `healing` of the pipeline's state: nobody knows which slot there is; it is there, and
+#: the positions lie where it begins. Neither: it is done
+NO_SLOT, NEW_SLOT = "slot", "rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,6 +390,27 @@ def take_from_anyone(
         change = {"$set": {"holder": run}, "$max": {"at": Int64(ends.get(position.partition, 0))}}
         tx.update(POSITIONS, {"_id": position.partition.id}, change)
     return {p.table for p in found if (p.holder or "").startswith(WALK)}
+
+
+def move_to(tx: Transaction, tables: Sequence[str], run: str, ends: Mapping[Partition, int]) -> None:
+    """Under this run's hold, before rows are read: what lies before these offsets is not to be applied. Raises Moved
+    where another has taken the hold."""
+    for position in map(Position.of, tx.find(POSITIONS, {"table": {"$in": list(tables)}})):
+        mine = {"_id": position.partition.id, "holder": run}
+        change = {"$max": {"at": Int64(ends.get(position.partition, 0))}, "$inc": {"touched": Int64(1)}}
+        if tx.update(POSITIONS, mine, change) != 1:
+            raise Moved("the hold was taken over", remedy="another run goes on with it")
+
+
+def healing(tx: Transaction, how_far: str, **fields: object) -> None:
+    """Say how far a lost slot is healed."""
+    tx.update(STATE, {"_id": "pipeline"}, {"$set": {"healing": how_far, **fields}}, upsert=True)
+
+
+def healed(db: Database) -> None:
+    """All rows were read again; where another run makes a slot by now, it is not done."""
+    with translated():
+        db[STATE].update_one({"_id": "pipeline", "healing": NEW_SLOT}, {"$set": {"healing": False}})
 
 
 def release(tx: Transaction, tables: Sequence[str], run: str) -> None:

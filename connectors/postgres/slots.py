@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import TracebackType
 
 from psycopg import sql
 
-from connectors.errors import Contended
+from connectors.errors import Contended, Refused
 from connectors.positions import Lsn, Snapshot
 from connectors.postgres.client import Session, connect, translated
 from connectors.settings import SourceEndpoint
@@ -235,6 +236,50 @@ def create_slot(source: SourceEndpoint) -> ExportedSnapshot:
         ).fetchone()
     assert row is not None
     return ExportedSnapshot(session, row[2], Lsn.parse(row[1]))
+
+
+def make_slot(session: Session, slot: str) -> Lsn:
+    """Create the slot with pgoutput in this session, without a snapshot. Returns where its stream begins."""
+    row = session.execute(
+        "SELECT lsn::text FROM pg_create_logical_replication_slot(%s, 'pgoutput')", [slot]
+    ).fetchone()
+    assert row is not None
+    return Lsn.parse(row[0])
+
+
+def fence(session: Session, slot: str, within_s: float = 30) -> list[int]:
+    """From here on only this session replaces the slot. Whoever could before has its session ended, so that it cannot
+    do so late: returns the process ids of these sessions. Raises Refused where one cannot be ended.
+
+    A lock of the session: it goes with it (PostgreSQL documentation, 13.3.5).
+    """
+    key = ["tandem heal", slot]
+    ended: list[int] = []
+    until = time.monotonic() + within_s
+    while not _is_true(session, "SELECT pg_try_advisory_lock(hashtext(%s), hashtext(%s))", key):
+        rows = session.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid::bigint = hashtext(%s)::bigint & 4294967295"
+            " AND objid::bigint = hashtext(%s)::bigint & 4294967295",
+            key,
+        )
+        holders = [int(row[0]) for row in rows.fetchall()]
+        if time.monotonic() > until:
+            raise Refused(
+                f"a session of an earlier `tandem heal` does not end: {holders}",
+                remedy="end it: SELECT pg_terminate_backend(PID), as its role or a superuser",
+            )
+        for pid in holders:
+            session.execute("SELECT pg_terminate_backend(%s)", [pid])
+        ended += [pid for pid in holders if pid not in ended]
+        time.sleep(0.05)
+    return ended
+
+
+def _is_true(session: Session, query: str, values: list[str]) -> bool:
+    row = session.execute(query, values).fetchone()
+    return bool(row and row[0])
 
 
 def export_snapshot(source: SourceEndpoint) -> ExportedSnapshot:

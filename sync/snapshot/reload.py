@@ -21,7 +21,7 @@ from connectors.mongo import client as mongo
 from connectors.mongo import ledger
 from connectors.mongo.client import Database
 from connectors.mongo.transaction import Transaction, Transactions
-from connectors.positions import Partition
+from connectors.positions import Lsn, Partition
 from connectors.postgres import slots
 from connectors.postgres.client import connect, translated
 from connectors.postgres.rows import CurrentRows, SnapshotReader, rows_of
@@ -158,7 +158,8 @@ class Reload:
     def take(self, tables: Iterable[str], ends: Mapping[Partition, int] | None = None) -> None:
         """Hold these tables, and those that an earlier run has left held; whoever had one can write no more.
 
-        ends: what lies before them in the topics is not to be applied.
+        ends: of what a lost slot has sent: nothing before them is to be applied, and nothing that an earlier run has
+        done counts.
         """
         positions = ledger.positions(self.db).values()
         left = {p.table for p in positions if (p.holder or "").startswith(ledger.WALK)}
@@ -177,19 +178,31 @@ class Reload:
             ledger.end_sessions_of(self.db, ledger.LOAD)
         self._began = time.monotonic()
         ledger.ask_for(self.db, self._tables, self.run)
-        was_held = self._transact(partial(self._take, ends=ends or {}))
+        was_held = self._transact(partial(self._take, ends=ends))
         self.log(f"holding {', '.join(self._tables)}: the stream waits for them")
         self.report.resumed = self.report.resumed or bool(was_held)
 
-    def _take(self, tx: Transaction, ends: Mapping[Partition, int]) -> set[str]:
-        was_held = ledger.take_from_anyone(tx, self._tables, self.run, self.plan.follows, ends)
-        going_on = set() if ends else was_held
+    def _take(self, tx: Transaction, ends: Mapping[Partition, int] | None) -> set[str]:
+        was_held = ledger.take_from_anyone(tx, self._tables, self.run, self.plan.follows, ends or {})
+        going_on = was_held if ends is None else set()
+        if ends is not None:
+            ledger.healing(tx, ledger.NO_SLOT, slotMade=False)
         anew = [table for table in self._tables if table not in going_on]
         tx.delete(ledger.WALKS, {"table": {"$in": anew}})
         for n in range(len(self._sessions)):
             claim = {"run": self.run, "kind": ledger.WALK, "n": Int64(0)}
             tx.update(ledger.CLAIMS, {"_id": f"{self.run}/{n}"}, {"$set": claim}, upsert=True)
         return was_held
+
+    def move(self, ends: Mapping[Partition, int], begins: Lsn) -> None:
+        """Debezium streams from a new slot, which begins there: what was sent before these ends is not to be applied.
+        Raises Moved where another run has the hold."""
+
+        def work(tx: Transaction) -> None:
+            ledger.move_to(tx, self._tables, self.run, ends)
+            ledger.healing(tx, ledger.NEW_SLOT, slotMade=True, slotLsn=str(begins))
+
+        self._transact(work)
 
     def walk(self) -> ReloadReport:
         """Read what is held again, and let go."""

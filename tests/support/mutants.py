@@ -110,6 +110,7 @@ _DECIDE, _LOAD = "consumers.apply.decide", "sync.snapshot.load"
 _RELOAD, _WALK, _RENEW = "sync.snapshot.reload", "sync.snapshot.walk", "sync.setup.renew"
 _LOST = _set("lost slot", "delete", "flip")
 _LETTERS, _PARKED = "consumers.dead_letters", "connectors.mongo.parked"
+_RENEWED = ("tests/unit/test_renew.py",)
 _RACES = ("tests/unit/test_interleaved.py::test_rare_races",)
 _ARRAYS, _COPIES, _JOBS = "consumers.apply.arrays", "consumers.apply.copies", "consumers.apply.jobs"
 
@@ -355,7 +356,7 @@ MUTANTS = (
         "walk: parts of the one before count, also of another walk",
         6,
         f"{_RELOAD}:Reload._take",
-        "set() if ends else was_held",
+        "was_held if ends is None else set()",
         "set(self._tables)",
         _set("lost slot", "crash", "delete"),
         _set("bad"),
@@ -378,13 +379,14 @@ MUTANTS = (
         "0",
         _LOST,
         _set("bad"),
+        also=(f"{_LEDGER}:move_to", "ends.get(position.partition, 0)", "0"),
     ),
     Mutant(
         "heal: the slot comes before the hold",
         6,
         f"{_RENEW}:replace_slot",
-        "take(ends())",
-        "(lambda found: (make(), take(found)))(ends())",
+        "take(ends())\n    begins = make()\n    start()",
+        "found = ends()\n    begins = make()\n    take(found)\n    start()",
         _LOST,
         _set("bad"),
     ),
@@ -886,6 +888,47 @@ _ENV, _SNAPSHOT = "connectors.debezium.envelope", "connectors.positions:Snapshot
 _TIED = "consumers.apply.untangle"
 
 PURE = (
+    # 6: a lost slot
+    Mutant(
+        "heal: what comes late of the old slot is applied",
+        6,
+        f"{_RENEW}:replace_slot",
+        "start()\n    move(ends(), begins)",
+        "found = ends()\n    start()\n    move(found, begins)",
+        tests=_RENEWED,
+    ),
+    Mutant(
+        "heal: positions stay where they were before the slot was made",
+        6,
+        f"{_LEDGER}:move_to",
+        "ends.get(position.partition, 0)",
+        "0",
+        tests=_RENEWED,
+    ),
+    Mutant(
+        "heal: who lost the hold says that positions lie right",
+        6,
+        f"{_LEDGER}:move_to",
+        "tx.update(POSITIONS, mine, change) != 1",
+        "tx.update(POSITIONS, mine, change) > 1",
+        tests=_RENEWED,
+    ),
+    Mutant(
+        "heal: any slot counts as the new one",
+        6,
+        f"{_RENEW}:begins_anew",
+        "healing != ledger.NEW_SLOT",
+        "False",
+        tests=_RENEWED,
+    ),
+    Mutant(
+        "heal: who is late says that it is done",
+        6,
+        f"{_LEDGER}:healed",
+        ', "healing": NEW_SLOT',
+        "",
+        tests=_RENEWED,
+    ),
     # 2: what is applied is visible; order is the topic's
     Mutant(
         "order: a row's events by LSN",

@@ -36,13 +36,14 @@ import sync.snapshot.reload as reload_module
 import sync.snapshot.walk as walk_module
 from connectors.errors import Moved, Refused, ServerGone, Unappliable, Unavailable, UniqueTaken
 from connectors.mongo import client, ledger, parked
+from connectors.positions import Lsn
 from connectors.postgres.catalog import Column, Table
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan, compile_plan
 from consumers.records import Decoder
 from consumers.worker import Worker
 from sync.settings import Limits
-from sync.setup.renew import replace_slot
+from sync.setup.renew import begins_anew, healed, replace_slot
 from tests.support.memory_mongo import Document, MemoryMongo, MemoryTransactions
 from tests.support.memory_postgres import (
     Blocked,
@@ -355,7 +356,11 @@ class World:
         )
         self.store.fate = self._fate
         self.sent = self.confirmed = 0
-        self.slot = True
+        self.slot = self.connector = True
+        #: what a Connect worker that is cut off still holds of a lost slot, and sends until another one begins
+        self.late: list[Change] = []
+        #: whose session holds the lock of `connectors.postgres.slots.fence`
+        self.heals: Actor | None = None
         self.actors: list[Actor] = []
         self.serial = 0
         self.slot_snapshot: Any = None
@@ -644,15 +649,23 @@ class World:
     def _lose_slot(self) -> None:
         self.say("the slot is lost")
         self.slot = False
+        self.late = self.pg.wal[self.sent :][: self.rng.choice((0, 0, 3))]
 
     def _send(self) -> None:
-        if not self.slot:
+        if self.late and self.rng.random() < 0.3:
+            self._to_kafka(self.late.pop(0))
+        if not self.slot or not self.connector:
             return
         if self.sent == len(self.pg.wal):
             self.confirmed = self.sent
             return
         change = self.pg.wal[self.sent]
         self.sent += 1
+        self._to_kafka(change)
+        if self.rng.random() < 0.2:
+            self.confirmed = self.sent
+
+    def _to_kafka(self, change: Change) -> None:
         self.events += 1
         before = {p: len(log) for p, log in self.topics.logs.items()}
         self.topics.send(change, self.rng.randrange(99))
@@ -661,8 +674,6 @@ class World:
             for partition, log in self.topics.logs.items():
                 if len(log) > before[partition]:
                     self.topics.marker(partition)
-        if self.rng.random() < 0.2:
-            self.confirmed = self.sent
 
     def _session(self, number: int) -> Iterator[None]:
         """A client of the source: transaction after transaction, each with chance of its own."""
@@ -934,12 +945,16 @@ class World:
 
     def _wants_reload(self) -> float:
         """How soon somebody reads rows again."""
-        if not self.slot or self._held(ledger.WALK):
+        if not self.slot or not self.connector or self._held(ledger.WALK):
             return 2
         return 0.5 if "reload" in self.features and not self._held() else 0
 
     def _reload(self) -> None:
-        """Read some tables again; all of them, behind a new slot, where it was lost."""
+        """`tandem reload` of some tables; `tandem heal`, of all of them, where the slot is lost or was just made."""
+        if self.slot and not self.connector and not self._healing():
+            self.say("setup: the connector is put")  # somebody who was late has taken it away, and no more
+            self.connector = True
+            return
         self.serial += 1
         actor = Actor(f"reload{self.serial}")
         limits = Limits(chunk_rows=self.rng.choice((1, 2)), load_rows=self.rng.choice((1, 2, 5)))
@@ -957,25 +972,65 @@ class World:
             )
             try:
                 with again.leased():
-                    if self.slot:
-                        again.take(tables)
+                    if heal := self._to_be_healed():
+                        self._heal(actor, again)
                     else:
-                        replace_slot(
-                            stop=lambda: self.moment("the connector is taken away"),
-                            ends=lambda: {p: len(log) for p, log in self.topics.logs.items()},
-                            take=lambda ends: again.take(self.plan.tables, ends),
-                            make=self._new_slot,
-                        )
+                        again.take(tables)
                     again.walk()
+                    if heal:
+                        healed(again.db)
             except (Unavailable, Refused, Unappliable) as error:
                 self.say(f"{actor.name} ends: {error}")
 
         self._as(actor, body)
 
-    def _new_slot(self) -> None:
-        self.moment("new slot")
-        self.slot, self.sent = True, len(self.pg.wal)
-        self.confirmed = self.sent
+    def _healing(self) -> Any:
+        return self.store.collection(ledger.STATE).get("pipeline", {}).get("healing")
+
+    def _to_be_healed(self) -> bool:
+        return not self.slot or not self.connector or (bool(self._healing()) and self.rng.random() < 0.5)
+
+    def _heal(self, actor: Actor, again: reload_module.Reload) -> None:
+        """As `sync.setup.renew.Renewal.renew` does it."""
+        self.moment("the session of whoever made a slot is ended")
+        self.heals = actor
+        if begins_anew(self._healing(), in_order=self.slot):
+            replace_slot(
+                stop=self._stop_connector,
+                ends=lambda: {p: len(log) for p, log in self.topics.logs.items()},
+                take=lambda ends: again.take(self.plan.tables, ends),
+                make=lambda: self._new_slot(actor),
+                start=self._start_connector,
+                move=again.move,
+            )
+        else:
+            again.take(self.plan.tables)
+            self._start_connector()
+        if self.heals is actor:
+            self.heals = None
+
+    def _stop_connector(self) -> None:
+        self.moment("the connector is taken away")
+        self.connector = False
+
+    def _start_connector(self) -> None:
+        """Its producer fences the one before."""
+        self.moment("the connector is put")
+        self.sleep(self.rng.choice((0.1, 3.0)))
+        self.connector = True
+        self.late.clear()
+
+    def _new_slot(self, actor: Actor) -> Lsn:
+        """Drop it, make it, both in the session that has the lock."""
+        for what in ("drop the slot", "new slot"):
+            self.moment(what)
+            if self.heals is not actor:
+                raise ServerGone("the session was ended", remedy="it is tried again")
+            if what == "new slot" and self.slot:
+                raise Refused("the slot is there already", remedy="heal again")
+            self.slot = what == "new slot"
+        self.sent = self.confirmed = len(self.pg.wal)
+        return Lsn(self.pg.lsn)
 
     def _export(self, source: object) -> Any:
         self.moment("export snapshot")
@@ -1009,8 +1064,9 @@ class World:
                 break
             self._source_step()
         self.stack.pop()
-        if not self.slot:
-            self._reload()
+        for _ in range(3):
+            if not self.slot or not self.connector:
+                self._reload()
         self.stack.append(me)
         while self.sent < len(self.pg.wal):
             self._send()
