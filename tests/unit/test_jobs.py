@@ -12,14 +12,25 @@ import pytest
 import consumers.apply.copies as copies_module
 import consumers.apply.jobs as jobs_module
 import consumers.apply.write as write_module
-from connectors.errors import TooMuchAtOnce, WriteRefused
+from connectors.errors import MappingChanged, TooMuchAtOnce, WriteRefused
 from connectors.mongo import ledger
 from consumers.apply.arrays import Anchors
 from consumers.apply.copies import Copies, same
 from tests.support import memory_mongo
 from tests.support.mutants import MUTANTS, broken
 from tests.support.simulation import FILES, TEAMS, Failed
-from tests.unit.test_interleaved import ONE, ZERO, Pair, file, of_tables, only_jobs, team, truncate, update
+from tests.unit.test_interleaved import (
+    ONE,
+    ZERO,
+    Change,
+    Pair,
+    file,
+    of_tables,
+    only_jobs,
+    team,
+    truncate,
+    update,
+)
 
 
 @contextmanager
@@ -46,7 +57,8 @@ def applied(pair: Pair, times: int = 5) -> None:
 
 def batches(pair: Pair, which: int) -> None:
     """No jobs."""
-    pair.world._work(pair.world.actors[which], 12)
+    with patch.object(jobs_module.Jobs, "run", lambda self: False):
+        pair.world._work(pair.world.actors[which], 12)
 
 
 def turn(pair: Pair, which: int = 0) -> bool:
@@ -131,6 +143,23 @@ def test_a_parent_that_is_written_all_the_time() -> None:
 def test_a_broken_clause_is_told(clause: str, story: Any) -> None:
     with broken(next(m for m in MUTANTS if m.name == clause)), pytest.raises((Failed, AssertionError)):
         story()
+
+
+def test_every_job_has_its_turn() -> None:
+    with paired(Pair.of(of_tables(FILES)), turn_s=-1) as pair:
+        pair.commit([team(1), team(2), file(1, 1), file(2, 2)])
+        applied(pair)
+        pair.commit([update(TEAMS, 1, team_name="a"), update(TEAMS, 2, team_name="b"), truncate(FILES)])
+        for which in (1, 0):
+            batches(pair, which)
+        wanted, begun = sorted(jobs(pair)), list[str]()
+        assert [_id.split("/")[0] for _id in wanted] == ["copy", "copy", "truncate"]
+        with patch.object(jobs_module.Jobs, "_do", lambda self, job, until: bool(begun.append(job.id))):
+            for _ in range(7):
+                assert turn(pair)
+        assert sorted(begun[:3]) == wanted
+        assert begun == [*begun[:3], *begun[:3], begun[0]]
+        pair.rest()
 
 
 def test_more_jobs_than_are_looked_at() -> None:
@@ -230,6 +259,37 @@ def test_a_parent_with_what_bson_does_not_take_is_parked() -> None:
         [parked] = pair.world.store.collection(ledger.PARKED).values()
         assert parked["code"] == "WriteRefused"
         assert len(pair.world.store.collection("teams")) == 2
+
+
+# -- somebody else's table, or mapping ------------------------------------------------------------------------------
+@pytest.mark.parametrize("change", [truncate(FILES), update(TEAMS, team_name="new")])
+def test_nothing_is_written_under_a_hold_or_by_another_mapping(change: Change) -> None:
+    with paired(Pair.of(of_tables(FILES))) as pair:
+        pair.commit([team(1), file(1, 1)])
+        applied(pair)
+        pair.commit([change])
+        for which in (0, 1):
+            batches(pair, which)
+        assert len(jobs(pair)) == 1
+        store = pair.world.store
+        positions = {_id: d for _id, d in store.collection(ledger.POSITIONS).items() if d["table"] == FILES}
+        before = dict(store.collection("files"))
+
+        def set_all(**fields: object) -> None:
+            for _id, position in positions.items():
+                store.plain_write(ledger.POSITIONS, _id, {**position, **fields})
+
+        set_all(holder="heal:somebody")
+        assert not turn(pair)
+        set_all(plan="another mapping")
+        with pytest.raises(MappingChanged):
+            turn(pair)
+        assert store.collection("files") == before
+        assert len(jobs(pair)) == 1
+        set_all()
+        turn(pair)
+        assert store.collection("files") != before
+        pair.rest()
 
 
 # -- a document that refuses what is copied into it -----------------------------------------------------------------

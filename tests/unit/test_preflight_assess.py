@@ -14,6 +14,8 @@ from connectors.mongo.probe import TargetFacts
 from connectors.postgres.catalog import Column, Table
 from connectors.postgres.facts import PublicationFacts, SourceFacts, TableFacts, Waiting
 from connectors.postgres.slots import ServerFacts
+from consumers.mapping import spec
+from consumers.mapping.plan import compile_plan
 from sync.preflight import assess, findings
 from sync.preflight.findings import Finding, Level
 from sync.preflight.tally import Histogram, Largest
@@ -174,3 +176,25 @@ def test_counts_in_a_size_that_does_not_grow() -> None:
     assert lengths.below(0.5) == 511
     assert lengths.below(1.0) == 1_000
     assert largest.all() == [(1_000, ("1000",)), (999, ("999",))]
+
+
+def test_conversions_are_noted_wherever_they_stand() -> None:
+    price = Column("price", "numeric", False, False, "numeric")
+    parent = Column("parent", "bigint", False, False, "bigint")
+    names = ("public.a", "public.b", "public.c", "public.d")
+    tables = {n: replace(TABLE, name=n, columns=(*TABLE.columns, price, parent)) for n in names}
+    text = """
+version: 1
+collections:
+  a:
+    from: public.a
+    copy: {d: {from: public.d, foreign_key: parent, convert: {price: double}}}
+    embed:
+      b:
+        from: public.b
+        foreign_key: parent
+        embed: {c: {from: public.c, foreign_key: parent, convert: {price: double}}}
+"""
+    plan = compile_plan(spec.parse(text), tables, spec.Lines(text, "m.yaml"))
+    noted = [f.subject for f in assess.assess_columns(plan) if f.kind == "lossy-policy"]
+    assert sorted(noted) == ["public.c", "public.d"]
