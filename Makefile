@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-foreign check torture mutants bench down clean lock
+.PHONY: help install demo test test-foreign check torture mutants bench bench-latency down clean lock
 bin := .venv/bin
 
 help: ## show this
@@ -38,6 +38,9 @@ mutants: install ## break each clause of the write rule in turn, and tell which 
 
 bench: install ## ratios: snapshot against insert_many, stream against blind bulk writes; minutes
 	@$(bin)/python -m tests.benchmarks.main_job $(ARGS)
+
+bench-latency: install ## from the commit to the acknowledged write, at 500 and 2,000 row changes a second
+	@$(bin)/python -m tests.benchmarks.latency $(ARGS)
 
 down: ## end the embedded stack; its data stays
 	@if [ -x $(bin)/tandem ]; then $(bin)/tandem dev down; fi

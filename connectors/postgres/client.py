@@ -65,9 +65,7 @@ def connect(source: SourceEndpoint, *, replication: bool = False, name: str = "t
     options: dict[str, Any] = (
         {"replication": "database", "cursor_factory": psycopg.ClientCursor} if replication else {}
     )
-    known = parameters(source)
-    for name, value in _PATIENCE.items():
-        known.setdefault(name, value)
+    known = {**_PATIENCE, **parameters(source)}
     with translated(source):
         session = psycopg.connect(**known, autocommit=True, application_name=name, **options)
         if not replication:

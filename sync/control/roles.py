@@ -16,7 +16,7 @@ from sync.control.pace import Pace
 from sync.control.pulse import Every, Log, Pulse, timed_ms
 from sync.settings import Settings
 
-_HEAR_EVERY_S, _NOTE_EVERY_S, _PROBE_EVERY_S, _GUARD_EVERY_S = 0.4, 1.0, 1.0, 5.0
+_HEAR_EVERY_S, _NOTE_EVERY_S, _PROBE_EVERY_S, _GUARD_EVERY_S = 0.4, 1.0, 0.5, 5.0
 
 
 class _Links:
@@ -105,7 +105,7 @@ def loader(settings: Settings, pace: Pace, log: Log, streaming_behind: Callable[
             Every("the pace", _HEAR_EVERY_S, brakes.decide, log),
         ],
         links.close,
-        first=hearing,
+        first=Every("live control", _HEAR_EVERY_S, brakes.begin, log),
     )
 
 
@@ -128,6 +128,12 @@ class _Brakes:
         self._asked, self._stream, self._said = control.Control(), "", ""
         #: since when a probe is under way
         self._began: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Before the first row: a limit holds from the beginning."""
+        self.hear()
+        self.feel_stream()
+        self.decide()
 
     def hear(self) -> None:
         """What an operator asks."""

@@ -122,9 +122,9 @@ def test_a_running_load_is_paused_throttled_and_resumed(operator: Operator) -> N
 
 
 def test_a_load_gives_way_to_a_slow_server_and_comes_to_its_end(operator: Operator) -> None:
-    big(operator, 4_000)
+    big(operator, 15_000)
     operator.tandem.run("setup")
-    slow = operator.under(TANDEM_LIMITS__SLOW_TARGET_MS="0.001", TANDEM_LIMITS__LOAD_ROWS="300")
+    slow = operator.under(TANDEM_LIMITS__SLOW_TARGET_MS="0.001", TANDEM_LIMITS__LOAD_ROWS="500")
     with slow.started("snapshot", "--metrics", "0") as load:
         until(lambda: "the load goes slowly: MongoDB answers in" in load.text(), within=60)
         until(
@@ -132,7 +132,7 @@ def test_a_load_gives_way_to_a_slow_server_and_comes_to_its_end(operator: Operat
         )
         until(lambda: not load.alive, within=120)
         assert load.child.returncode == 0, load.text()
-    assert loaded(operator) == 4_100
+    assert loaded(operator) == 15_100
 
 
 def test_a_load_waits_for_the_stream(operator: Operator) -> None:

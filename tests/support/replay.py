@@ -214,7 +214,7 @@ class Delivery(World):
             self.store.plain_write(use.place, old["_id"], old)
 
     def _send(self) -> None:
-        if not self.slot:
+        if not self.slot or not self.connector:
             return
         if self.sent == len(self.pg.wal):
             self.confirmed = self.sent
@@ -233,10 +233,9 @@ class Delivery(World):
         if self.rng.random() < 0.2:
             self.confirmed = self.sent
 
-    def _new_slot(self) -> None:
-        self.moment("new slot")
-        self.slot, self.sent = True, sum(sent.state <= self.pg.now for sent in self.pg.wal)
-        self.confirmed = self.sent
+    def _slot_begins(self) -> Lsn:
+        self.sent = self.confirmed = sum(sent.state <= self.pg.now for sent in self.pg.wal)
+        return Lsn(0)
 
     def place(self, table: str, column: str) -> int:
         """Where a column lies in a recorded row."""

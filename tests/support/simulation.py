@@ -1029,6 +1029,10 @@ class World:
             if what == "new slot" and self.slot:
                 raise Refused("the slot is there already", remedy="heal again")
             self.slot = what == "new slot"
+        return self._slot_begins()
+
+    def _slot_begins(self) -> Lsn:
+        """It sends what is committed from here on."""
         self.sent = self.confirmed = len(self.pg.wal)
         return Lsn(self.pg.lsn)
 
