@@ -195,13 +195,8 @@ def snapshot(
         stack.callback(loader.db.client.close)
         lag_watch = stack.enter_context(closing(LagWatch(settings)))
         with roles.loader(settings, pace, log, lambda: lag_watch.look().streaming_seconds):
-
-            def show(report: LoadReport | ReloadReport) -> None:
-                count(loader.report, throttled=bool(pace.why))
-                if watch is not None:
-                    watch(report)
-
-            report = _watched(loader.load, loader.report, show)
+            both = _both(count, watch, lambda: bool(pace.why))
+            report = _watched(loader.load, loader.report, both)
         if tables := due(db, plan):
             with _reload(settings, plan, log) as again:
                 report.again = _watched(lambda: again.reload(tables), again.report, watch)
@@ -218,9 +213,11 @@ def _counted(metrics: str | None, log: Log) -> Iterator[Callable[..., None]]:
         yield counted.take
 
 
-def _both(count: Callable[..., None], watch: Watch | None) -> Watch:
+def _both(
+    count: Callable[..., None], watch: Watch | None, throttled: Callable[[], bool] = lambda: False
+) -> Watch:
     def show(report: LoadReport | ReloadReport) -> None:
-        count(report, throttled=False)
+        count(report, throttled=throttled())
         if watch is not None:
             watch(report)
 

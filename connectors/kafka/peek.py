@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from enum import Enum
-from types import TracebackType
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -46,14 +45,6 @@ class Peek:
             metrics_enabled=False,
         )
 
-    def __enter__(self) -> Peek:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the connection."""
         self._consumer.close(autocommit=False)
@@ -69,9 +60,8 @@ class Peek:
         until = time.monotonic() + self.timeout_ms / 1_000
         mine = {TopicPartition(*p): p for p in offsets}
         with translated(self.endpoint):
-            self._consumer.assign(
-                []
-            )  # kafka-python keeps what was paused of partitions that are assigned again
+            # kafka-python keeps what was paused of partitions that are assigned again
+            self._consumer.assign([])
             self._consumer.assign(list(mine))
             for tp, home in mine.items():
                 self._consumer.seek(tp, offsets[home])

@@ -45,12 +45,12 @@ def tick(db: Database, at_ms: int, position: Lsn, confirmed: Lsn) -> None:
 def set_back(db: Database, at_ms: int) -> None:
     """PostgreSQL's clock was set back, or another server took over: what was noted of a time to come goes."""
     with translated():
+        if db[STATE].find_one({"_id": _ID, "ms": {"$gt": Int64(at_ms + _AHEAD_MS)}}, {"ms": 1}) is None:
+            return  # as a rule; the notes are many, and this is asked once a second
         known = db[STATE].find_one({"_id": _ID}) or {}
-        if int(known.get("ms", 0)) <= at_ms + _AHEAD_MS:
-            return
         kept = {name: [p for p in known.get(name, ()) if int(p[0]) <= at_ms] for name in ("recent", "older")}
         db[STATE].update_one(
-            {"_id": _ID, "ms": known["ms"]}, {"$set": {**kept, "ms": Int64(at_ms - _EVERY_MS)}}
+            {"_id": _ID, "ms": known.get("ms")}, {"$set": {**kept, "ms": Int64(at_ms - _EVERY_MS)}}
         )
 
 

@@ -84,26 +84,15 @@ def throttled(db: Database, who: str) -> str:
 _CONNECTOR = "connector"
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
-    """count: in a row, each soon after the one before. last_ms: of the last one, 0 where there was none."""
-
-    count: int
-    last_ms: int
-    failure: str
+#: a connector that ran for so long was not restarted in vain
+_LASTED_MS = 600_000
 
 
-def restarted(db: Database) -> Restarted:
-    """What is known of restarts of the connector."""
+def restarts(db: Database, now_ms: int) -> int:
+    """How many in a row until now, each soon after the one before."""
     with translated():
         known = db[STATE].find_one({"_id": _CONNECTOR}) or {}
-    return Restarted(int(known.get("count", 0)), int(known.get("last", 0)), known.get("failure", ""))
-
-
-def restarts(db: Database, since_ms: int) -> int:
-    """How many in a row, when the last of them was after this time; else none."""
-    known = restarted(db)
-    return known.count if known.last_ms > since_ms else 0
+    return int(known["count"]) if known.get("last", 0) > now_ms - _LASTED_MS else 0
 
 
 def claim_restart(db: Database, failure: str, now_ms: int, next_ms: int, count: int) -> bool:

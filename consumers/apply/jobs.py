@@ -26,9 +26,8 @@ from connectors.mongo.ledger import CopyJob, Job
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Partition
 from consumers.apply.copies import copy_again
-from consumers.apply.untangle import key_of_document, parked_id
+from consumers.apply.untangle import key_of_document, park_row
 from consumers.apply.write import RowWriter
-from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Plan, RowPlan, pointer_of
 
 #: documents in one transaction: one that is short is seldom in the way of a batch, and loses little when it is
@@ -230,15 +229,5 @@ class Jobs:
         if found is None:
             return
         key = key_of_document(use, found)
-        parked.park(
-            tx,
-            parked_id(use.table.name, key),
-            table=use.table.name,
-            key=row_key(key),
-            partition="",
-            trouble=trouble,
-            now_ms=self.writer.now_us() // 1_000,
-            lsn=int(
-                found["_sync"]["lsn"]
-            ),  # as the document has: the TRUNCATE that removes it voids this too
-        )
+        lsn = int(found["_sync"]["lsn"])  # as the document has: the TRUNCATE that removes it voids this too
+        park_row(tx, use.table.name, key, trouble, self.writer.now_us() // 1_000, lsn)

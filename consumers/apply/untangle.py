@@ -12,7 +12,8 @@ from uuid import UUID
 
 from bson import Binary, ObjectId
 
-from connectors.errors import UniqueTaken
+from connectors.errors import Unappliable, UniqueTaken
+from connectors.mongo import parked
 from connectors.mongo.transaction import Transaction
 from consumers.mapping.ids import integer_key, row_key
 from consumers.mapping.plan import Document, Key, RowPlan
@@ -25,6 +26,22 @@ MOST = 2_000
 def parked_id(table: str, key: Key) -> str:
     """The `_id` of what is parked of a row."""
     return f"{table} {row_key(key)}"
+
+
+def park_row(
+    tx: Transaction, table: str, key: Key, trouble: Unappliable, now_ms: int, lsn: int | None = None
+) -> None:
+    """Park a row that no record was read of: by a load, a walk or a job. A TRUNCATE later than lsn voids it."""
+    parked.park(
+        tx,
+        parked_id(table, key),
+        table=table,
+        key=row_key(key),
+        partition="",
+        trouble=trouble,
+        now_ms=now_ms,
+        lsn=lsn,
+    )
 
 
 def key_of_document(use: RowPlan, document: Mapping[str, Any]) -> Key:

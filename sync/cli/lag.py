@@ -78,19 +78,15 @@ def drawn(report: LagReport) -> RenderableType:
     numbers.add_column(justify="right")
     numbers.add_column()
     unknown = report.unknown
-    for name, shown, more in (
-        ("WAL not yet in Kafka", _bytes(report.wal_bytes), f"written {_bytes_rate(report.wal_bytes_in)}"),
-        (
-            "records not yet applied",
-            _count(report.records),
-            f"in {_rate(report.records_in)}, out {_rate(report.records_out)}",
-        ),
-        ("seconds behind", _seconds(report.seconds), ""),
-        ("rows parked", _count(report.parked), "see `tandem dead-letters list`" if report.parked else ""),
+    written = f"written {_bytes_rate(report.wal_bytes_in)}"
+    passed = f"in {_rate(report.records_in)}, out {_rate(report.records_out)}"
+    listed = "see `tandem dead-letters list`" if report.parked else ""
+    for key, name, shown, more in (
+        ("wal_bytes", "WAL not yet in Kafka", _bytes(report.wal_bytes), written),
+        ("records", "records not yet applied", _count(report.records), passed),
+        ("seconds", "seconds behind", _seconds(report.seconds), ""),
+        ("parked", "rows parked", _count(report.parked), listed),
     ):
-        key = {"WAL": "wal_bytes", "records": "records", "seconds": "seconds", "rows": "parked"}[
-            name.split()[0]
-        ]
         if key in unknown:
             numbers.add_row(name, Text("unknown", "yellow"), Text(unknown[key], "yellow"))
         else:

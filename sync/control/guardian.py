@@ -15,8 +15,6 @@ from sync.settings import Settings
 
 #: seconds before the next restart, after so many that did not last; the last for all that follow
 PAUSES_S = (0, 5, 10, 20, 40, 80, 160, 300)
-#: one that ran for so long was not restarted in vain
-_LASTED_S = 600.0
 
 
 def pause_s(restarts: int) -> float:
@@ -40,7 +38,7 @@ class Guardian:
             if not self._slot_is_there():
                 return False
             now_ms = time.time_ns() // 1_000_000
-            known = control.restarts(self.db(), now_ms - int(_LASTED_S * 1_000))
+            known = control.restarts(self.db(), now_ms)
             wait_ms = int(pause_s(known + 1) * 1_000)
             if not control.claim_restart(self.db(), state.failure, now_ms, now_ms + wait_ms, known + 1):
                 return False

@@ -41,7 +41,6 @@ LEASE_S = 6.0
 _NOT_SET_UP = "the pipeline is not set up"
 #: more than this part of memory, disk or connections in use is not in order
 _FULL = 0.9
-_RESTARTED_LATELY_S = 600.0
 _HEAL = "run `tandem heal`: it makes a new slot and reads every row again; then start the consumers again"
 
 
@@ -270,9 +269,7 @@ def _connect(settings: Settings, report: StatusReport) -> Part:
 
 
 def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[Part]:
-    known = control.restarted(db)
-    recent = known.last_ms > time.time() * 1_000 - _RESTARTED_LATELY_S * 1_000
-    report.restarts = known.count if recent else 0
+    report.restarts = control.restarts(db, time.time_ns() // 1_000_000)
     transactions = Transactions(db)
     try:
         found = read_ledger(transactions)

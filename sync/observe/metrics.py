@@ -86,12 +86,14 @@ class ConsumerMetrics(_Role):
     def applied(self, events: Sequence[tuple[str, int]], seconds: float) -> None:
         """A transaction was acknowledged."""
         now_ms = time.time_ns() / 1_000_000
-        by_table: dict[str, int] = {}
+        by_table: dict[str, list[int]] = {}
         for table, commit_ms in events:
-            by_table[table] = by_table.get(table, 0) + 1
-            self._latency.labels(table).observe(max(0.0, (now_ms - commit_ms) / 1_000))
-        for table, count in by_table.items():
-            self._events.labels(table).inc(count)
+            by_table.setdefault(table, []).append(commit_ms)
+        for table, commits in by_table.items():
+            latency = self._latency.labels(table)
+            for commit_ms in commits:
+                latency.observe(max(0.0, (now_ms - commit_ms) / 1_000))
+            self._events.labels(table).inc(len(commits))
         self._batch.observe(seconds)
 
     def take(self, tally: Tally, partitions: int, *, paused: bool) -> None:

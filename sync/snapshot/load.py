@@ -25,7 +25,7 @@ from connectors.errors import (
     Unappliable,
 )
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, parked, schema
+from connectors.mongo import ledger, schema
 from connectors.mongo.client import Database
 from connectors.mongo.transaction import Transaction, Transactions, Write, write
 from connectors.postgres import slots
@@ -36,7 +36,7 @@ from connectors.settings import SourceEndpoint, TargetEndpoint
 from consumers.apply.arrays import Anchors, Arrays, by_ids, inner_arrays, sort_key
 from consumers.apply.copies import fill_held
 from consumers.apply.decide import Put
-from consumers.apply.untangle import parked_id
+from consumers.apply.untangle import park_row, parked_id
 from consumers.apply.write import RowWriter, sync_of, table_read
 from consumers.contracts import FullSpeed, Pace
 from consumers.mapping.ids import row_key
@@ -532,16 +532,7 @@ class _ChunkLoad:
 
         def work(tx: Transaction) -> None:
             ledger.claim(tx, self.claim)
-            parked.park(
-                tx,
-                parked_id(use.table.name, key),
-                table=use.table.name,
-                key=row_key(key),
-                partition="",
-                trouble=trouble,
-                now_ms=time.time_ns() // 1_000_000,
-                lsn=self.loader._lsn,
-            )
+            park_row(tx, use.table.name, key, trouble, time.time_ns() // 1_000_000, self.loader._lsn)
 
         self.transactions.repeat(work)
         with self.loader._lock:

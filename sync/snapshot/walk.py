@@ -13,13 +13,13 @@ import orjson
 
 from connectors.errors import Unappliable, UniqueTaken
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, parked
+from connectors.mongo import ledger
 from connectors.mongo.client import Document
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
 from connectors.postgres.rows import CurrentRows, SnapshotReader, TableRead
 from consumers.apply.decide import Read
-from consumers.apply.untangle import key_of_document, parked_id
+from consumers.apply.untangle import key_of_document, park_row, parked_id
 from consumers.apply.write import RowWriter, table_read
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Key, RowPlan, TablePlan
@@ -180,17 +180,7 @@ class Walk:
 
     def _park(self, key: Key, trouble: Unappliable) -> None:
         """A row that cannot be written, under the hold."""
-        self._transact(
-            lambda tx: parked.park(
-                tx,
-                parked_id(self.table.name, key),
-                table=self.table.name,
-                key=row_key(key),
-                partition="",
-                trouble=trouble,
-                now_ms=time.time_ns() // 1_000_000,
-            )
-        )
+        self._transact(lambda tx: park_row(tx, self.table.name, key, trouble, time.time_ns() // 1_000_000))
         with self.of._lock:
             self.told.parked += 1
         self.of.log(f"parked: {trouble.what}", table=self.table.name, key=row_key(key), remedy=trouble.remedy)

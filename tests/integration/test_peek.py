@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_first_records_at_offsets(endpoint: KafkaEndpoint, topic: str) -> None:
         bootstrap_servers=endpoint.bootstrap_servers, transactional_id=topic, transaction_timeout_ms=60_000
     )
     producer.init_transactions()
-    with Peek(endpoint, timeout_ms=5_000) as peek, Admin(endpoint) as admin:
+    with closing(Peek(endpoint, timeout_ms=5_000)) as peek, Admin(endpoint) as admin:
 
         def firsts(offsets: dict[Partition, int]) -> dict[Partition, bytes | Nothing | None]:
             found = peek.firsts(offsets, admin.ends([one, two]))
