@@ -407,6 +407,11 @@ def healing(tx: Transaction, how_far: str, **fields: object) -> None:
     tx.update(STATE, {"_id": "pipeline"}, {"$set": {"healing": how_far, **fields}}, upsert=True)
 
 
+def healed_to(tx: Transaction) -> object:
+    """How far a lost slot is healed; none is where this is false."""
+    return (tx.one(STATE, {"_id": "pipeline"}) or {}).get("healing")
+
+
 def healed(db: Database) -> None:
     """All rows were read again; where another run makes a slot by now, it is not done."""
     with translated():

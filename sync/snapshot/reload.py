@@ -16,7 +16,7 @@ from typing import Any
 
 from bson import Int64
 
-from connectors.errors import MappingChanged, Moved
+from connectors.errors import MappingChanged, Moved, Refused
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger
 from connectors.mongo.client import Database
@@ -159,7 +159,8 @@ class Reload:
         """Hold these tables, and those that an earlier run has left held; whoever had one can write no more.
 
         ends: of what a lost slot has sent: nothing before them is to be applied, and nothing that an earlier run has
-        done counts.
+        done counts. Without them Refused is raised where a slot is being replaced: what an earlier run of that has left
+        held is not to be let go before its positions are moved.
         """
         positions = ledger.positions(self.db).values()
         left = {p.table for p in positions if (p.holder or "").startswith(ledger.WALK)}
@@ -183,6 +184,12 @@ class Reload:
         self.report.resumed = self.report.resumed or bool(was_held)
 
     def _take(self, tx: Transaction, ends: Mapping[Partition, int] | None) -> set[str]:
+        if ends is None and ledger.healed_to(tx) not in (None, False, ledger.NEW_SLOT):
+            # events from before the lost slot are still ahead of the positions, and what undid them is not
+            raise Refused(
+                "a lost slot is being replaced, and that has not come to its end",
+                remedy="run `tandem heal` again: it goes on, and reads every row",
+            )
         was_held = ledger.take_from_anyone(tx, self._tables, self.run, self.plan.follows, ends or {})
         going_on = was_held if ends is None else set()
         if ends is not None:

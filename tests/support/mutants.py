@@ -391,6 +391,14 @@ MUTANTS = (
         _set("bad"),
     ),
     Mutant(
+        "heal: a reload lets go what one that died has left held",
+        6,
+        f"{_RELOAD}:Reload._take",
+        "ledger.healed_to(tx) not in (None, False, ledger.NEW_SLOT)",
+        "False",
+        tests=_RENEWED,
+    ),
+    Mutant(
         "a load takes a walk's hold",
         5,
         f"{_LEDGER}:take",

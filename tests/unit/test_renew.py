@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
+from connectors.errors import ServerGone
 from connectors.mongo import ledger
 from sync.setup.renew import begins_anew, replace_slot
 from tests.support.simulation import FEATURES, LATER_FEATURES, TEAMS, Actor, World
@@ -134,6 +136,30 @@ def test_who_lost_the_hold_says_nothing_of_the_slot(world: World) -> None:
     world._reload()
     assert "the hold was taken over" in "\n".join(world.trace or [])
     assert world._healing() == ledger.NO_SLOT
+    rest(world)
+
+
+def test_a_reload_does_not_let_go_what_a_heal_that_died_holds(world: World) -> None:
+    """The slot is made, the connector put, the positions are not moved: the old slot's last events are still ahead."""
+    change(world, "b")
+    world.late, world.slot = list(world.pg.wal[world.sent :]), False
+    change(world, "c")
+
+    def dies() -> None:
+        raise ServerGone("the server does not answer", remedy="it is tried again")
+
+    def late() -> None:
+        world._to_kafka(world.late.pop())
+        meanwhile(world, "find _tandem_positions", dies)
+
+    meanwhile(world, "the connector is put", late)
+    world._reload()
+    assert world._healing() == ledger.NO_SLOT
+    assert world.slot
+    with patch.object(world, "_to_be_healed", lambda: False):
+        world._reload()
+    assert "has not come to its end" in "\n".join(world.trace or [])
+    assert world._held(ledger.WALK)
     rest(world)
 
 
