@@ -21,8 +21,8 @@ CREATE TYPE size AS (width int, note text);
 CREATE TABLE owners (
   id bigint PRIMARY KEY, name text NOT NULL, nick text, score numeric(12, 3), weight numeric, ratio float8, small real,
   seen timestamptz, exactly timestamptz, local timestamp, day date, at time, tags text[], grid int[], doc jsonb,
-  raw bytea, uid uuid, vec vector(3), span int4range, extent size, pause interval, felt mood, on_ bool, ends date, folder text,
-  spot point, tall float8, cash money);
+  raw bytea, uid uuid, vec vector(3), span int4range, extent size, pause interval, felt mood, on_ bool, ends date,
+  folder text, spot point, tall float8, cash money);
 CREATE TABLE items (
   id int PRIMARY KEY, owner_id bigint REFERENCES owners, place int, kind text, title text, due timestamptz);
 CREATE TABLE marks (id int PRIMARY KEY, item_id int REFERENCES items, mark text);
@@ -41,7 +41,8 @@ INSERT INTO owners VALUES
   (3, '', '', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
    NULL, 'low', NULL, '2024-01-01', '/mnt/old', NULL, NULL, NULL);
 INSERT INTO items VALUES (1, 1, 2, 'open', 'second', now()), (2, 1, 1, 'open', 'first', NULL),
-  (3, 1, 3, NULL, 'no kind', NULL), (4, 2, 9, 'hidden', 'not seen', NULL), (5, 2, 2, 'open', 'two', NULL), (6, 2, NULL, 'open', 'last', NULL),
+  (3, 1, 3, NULL, 'no kind', NULL), (4, 2, 9, 'hidden', 'not seen', NULL),
+  (5, 2, 2, 'open', 'two', NULL), (6, 2, NULL, 'open', 'last', NULL),
   (10, 2, 10, 'open', 'ten', NULL), (7, NULL, 1, 'open', 'nobody', NULL);
 INSERT INTO marks VALUES (1, 1, 'x'), (2, 1, 'y'), (3, 5, 'z');
 INSERT INTO prices VALUES (1.5, 2), (2, 3.10);
