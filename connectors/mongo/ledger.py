@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -594,11 +594,23 @@ def strike_reread(tx: Transaction, job: Reread) -> None:
     tx.delete(JOBS, {"_id": f"reread/{job.table}", "serial": Int64(job.serial)})
 
 
-def after(db: Database, collection: str, last: object, most: int) -> list[Document]:
-    """The next documents of a collection in the order of their `_id`s, with what their keys are read from."""
-    query = {} if last is None else {"_id": {"$gt": last}}
+_LOWEST = ObjectId(b"\0" * 12)
+#: what the keys of documents are read from
+_KEYED = {"_id": 1, "_sync": 1, "k": 1}
+
+
+def after(db: Database, collection: str, last: ObjectId | None, most: int) -> list[Document]:
+    """The next documents of a collection in the order of their `_id`s, with what their keys are read from; of those
+    whose `_id` is an ObjectId: a comparison never leaves its type, so paging would end where another type begins."""
     with translated():
-        return list(db[collection].find(query, {"_id": 1, "_sync": 1, "k": 1}).sort("_id", 1).limit(most))
+        query = {"_id": {"$gte": _LOWEST} if last is None else {"$gt": last}}
+        return list(db[collection].find(query, _KEYED).sort("_id", 1).limit(most))
+
+
+def of_other_ids(db: Database, collection: str) -> Iterator[Document]:
+    """The documents of a collection whose `_id` is no ObjectId: not many are expected."""
+    with translated():
+        yield from db[collection].find({"_id": {"$not": {"$gte": _LOWEST}}}, _KEYED)
 
 
 def ask_for(db: Database, tables: Sequence[str], run: str) -> None:

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from bson import ObjectId
 
 from connectors.errors import Unappliable, UniqueTaken
 from connectors.mongo import client as mongo
@@ -88,9 +90,7 @@ class Walk:
     def _left_over(self, target: str) -> None:
         """Documents, or staged rows, that no row of PostgreSQL stands for now."""
         use = next(u for u in self.of.plan.uses(self.table.name) if u.place == target)
-        last: object = None
-        while found := ledger.after(self.db, target, last, _LOOK):
-            last = found[-1]["_id"]
+        for found in self._pages(target):
             keys, strange = self._keys_of(use, found)
             there = self._there(keys)
             gone = [key for key in keys if key not in there]
@@ -100,6 +100,16 @@ class Walk:
                 self._transact(partial(self.writer.remove_below, use=use, ids=strange, lsn=_ANY_LSN))
             with self.of._lock:
                 self.of.report.removed += len(gone) + len(strange)
+
+    def _pages(self, target: str) -> Iterator[Sequence[Document]]:
+        """Every document, a look at a time."""
+        last: ObjectId | None = None
+        while found := ledger.after(self.db, target, last, _LOOK):
+            last = found[-1]["_id"]
+            yield found
+        others = iter(ledger.of_other_ids(self.db, target))
+        while found := list(islice(others, _LOOK)):
+            yield found
 
     def _keys_of(self, use: RowPlan, found: Sequence[Document]) -> tuple[list[Key], list[object]]:
         """Keys of these documents; and those that tandem wrote, but of no row that this table could have."""

@@ -266,6 +266,9 @@ def _spoil(on: Pipeline) -> None:
     on.db["teams"].insert_one(
         {"_id": object_id("public.teams", (99_999,)), "name": "left over", "_sync": stamp}
     )
+    # more than a look of ids of a type that comes before ours
+    strange = [{"_id": f"strange {n}", "name": f"strange {n}", "_sync": stamp} for n in range(1_100)]
+    on.db["teams"].insert_many(strange)
     staged = {
         "_id": "[99999]",
         "p": object_id("public.teams", (8,)),
