@@ -215,6 +215,22 @@ class Disagreement(Refused):
     """Verification found documents that differ from their rows."""
 
 
+class FenceLapsed(Refused):
+    """The fence did not stand all the time: writes of applications may have passed."""
+
+
+class GateClosed(Refused):
+    """The cutover does not go on: something is not in order."""
+
+
+class OverBudget(Refused):
+    """Writes would be refused, or have been, for longer than is allowed."""
+
+
+class CutoverState(Refused):
+    """The cutover is not in a state in which that can be done."""
+
+
 class StackFailed(Refused):
     """A component of the embedded stack cannot be installed or started."""
 
