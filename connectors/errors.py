@@ -76,6 +76,10 @@ class ServerGone(Unavailable):
     """A server cannot be reached, or went away in the middle."""
 
 
+class AgentFailed(Unavailable):
+    """The agent met an error of its own with this session: it may go through later."""
+
+
 class Contended(Unavailable):
     """A MongoDB transaction lost against another one, or was ended by the server: it is run again whole."""
 
@@ -201,6 +205,30 @@ class FileRefused(Refused):
 
 class AddressRefused(Refused):
     """An address that is to be listened on is taken, or is not this machine's."""
+
+
+class AgentRefused(Refused):
+    """The agent that sessions are to be moved to takes no session at all: another version, or no login."""
+
+
+class SessionRefused(Refused):
+    """The agent does not take this session; the same request would be refused again."""
+
+
+class WebhookRefused(Refused):
+    """A webhook does not take a notice; the same notice would be refused again."""
+
+
+class NoticeTooLong(Refused):
+    """A channel does not take a notice of this length."""
+
+
+class SessionsUnfit(Refused):
+    """The target has no collection of sessions that could be moved, or nobody can be told."""
+
+
+class SessionsActive(Refused):
+    """Sessions have not ended in the time that they had."""
 
 
 class NotParked(Refused):

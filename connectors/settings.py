@@ -46,3 +46,18 @@ class TargetEndpoint(_Frozen):
 
     uri: SecretStr
     database: str = Field(pattern=r"^[^/\\. \"$*<>:|?\x00]{1,63}$")
+
+
+class SessionShape(_Frozen):
+    """Where the target keeps sessions and their conversations, and under which fields."""
+
+    collection: str = "activesessions"
+    session_field: str = "sessionId"
+    user_field: str = "userId"
+    workspace_field: str = "workspacePath"
+    #: a session without a value there does not expire
+    expires_field: str = "expiresAt"
+    #: the status of a session that is in use
+    active_status: str = "active"
+    conversations: str = "conversationhistories"
+    messages_field: str = "messages"

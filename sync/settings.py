@@ -1,6 +1,7 @@
 """The one reader of configuration: `tandem.yaml`, then the environment over it. Nobody else looks there.
 
-Each setting is also `TANDEM_<SECTION>__<NAME>`; the five addresses have short names of their own.
+Each setting is also `TANDEM_<SECTION>__<NAME>`; the five addresses have short names of their own, and some others are
+taken from names that the customer's scripts have, where nothing else is said.
 """
 
 from __future__ import annotations
@@ -16,7 +17,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from connectors.errors import SettingsInvalid
-from connectors.settings import ConnectEndpoint, KafkaEndpoint, SourceEndpoint, TargetEndpoint
+from connectors.settings import (
+    ConnectEndpoint,
+    KafkaEndpoint,
+    SessionShape,
+    SourceEndpoint,
+    TargetEndpoint,
+)
 
 #: environment name -> setting
 SHORT_NAMES = {
@@ -26,6 +33,10 @@ SHORT_NAMES = {
     "MONGODB_URI": ("target", "uri"),
     "MONGODB_DATABASE": ("target", "database"),
 }
+#: names that others use too: taken where neither the file nor tandem's own name says anything
+DEFAULT_NAMES = {
+    "ACP_AGENT_URL": ("sessions", "agent_url"),
+}
 #: what two pipelines may not share is named after the slot, unless it is given
 NAMED_AFTER_SLOT = (
     ("source", "publication"),
@@ -33,7 +44,7 @@ NAMED_AFTER_SLOT = (
     ("kafka", "group_id"),
     ("connect", "connector"),
 )
-SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe", "dashboard")
+SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe", "dashboard", "sessions")
 
 
 class Limits(BaseModel):
@@ -79,6 +90,42 @@ class Dashboard(BaseModel):
     ready_below_s: float = Field(default=10.0, gt=0)
 
 
+class Sessions(SessionShape):
+    """How users are told and waited for, and the agent that sessions are moved to."""
+
+    agent_url: str | None = None
+    agent_token: SecretStr | None = None
+    agent_token_file: Path | None = None
+    #: The agent's own method that restores a conversation.
+    restore_method: str = Field(default="_tandem/restore_conversation", pattern=r"^_\S+$")
+    #: Sessions moved at a time.
+    parallel: int = Field(default=8, ge=1, le=256)
+    #: Seconds for one session, with all its attempts.
+    deadline_s: float = Field(default=30, gt=0)
+    #: Seconds that one answer of the agent is waited for.
+    answer_s: float = Field(default=15, gt=0)
+    attempts: int = Field(default=3, ge=1, le=100)
+    #: Seconds before the second attempt; twice that before the third.
+    backoff_s: float = Field(default=0.5, ge=0)
+    #: Channels: each is used that is given.
+    webhook_url: str | None = None
+    webhook_token: SecretStr | None = None
+    webhook_token_file: Path | None = None
+    notify_channel: str | None = Field(default=None, min_length=1, max_length=63)
+    notice_collection: str | None = Field(default=None, min_length=1)
+    message: str = Field(
+        default="System maintenance scheduled. Please save your work.", min_length=1, max_length=2_000
+    )
+    #: As users are told it.
+    estimated_downtime: str = Field(default="30 minutes", min_length=1, max_length=200)
+    #: The maintenance begins so many minutes after the notice.
+    begins_in_min: float = Field(default=60, ge=0)
+    wait_timeout_s: float = Field(default=3_600, ge=0)
+    wait_poll_s: float = Field(default=30, gt=0)
+    #: What is done when sessions have not ended in time.
+    on_timeout: Literal["abort", "go_on"] = "abort"
+
+
 class Settings(BaseModel):
     """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
@@ -91,6 +138,7 @@ class Settings(BaseModel):
     limits: Limits = Limits()
     observe: Observe = Observe()
     dashboard: Dashboard = Dashboard()
+    sessions: Sessions = Sessions()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -106,6 +154,7 @@ class Known(BaseModel):
     limits: Limits = Limits()
     observe: Observe = Observe()
     dashboard: Dashboard = Dashboard()
+    sessions: Sessions = Sessions()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -219,12 +268,15 @@ def _over(content: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
             content.setdefault(section, {})[key] = value
         else:
             problems.append(f"{name}: there is no section '{section}' ({', '.join(SECTIONS)})")
+    for name, (section, key) in DEFAULT_NAMES.items():
+        if environ.get(name):
+            content.setdefault(section, {}).setdefault(key, environ[name])
     return problems
 
 
 def _plain(loc: tuple[int | str, ...], kind: str, message: str, environ: Mapping[str, str]) -> str:
     place = ".".join(str(step) for step in loc)
-    short = next((n for n, path in SHORT_NAMES.items() if path == loc), None)
+    short = next((n for n, path in {**SHORT_NAMES, **DEFAULT_NAMES}.items() if path == loc), None)
     names = "TANDEM_" + "__".join(str(step).upper() for step in loc)
     looked = f"{short} or {names}" if short else names
     if kind == "missing":

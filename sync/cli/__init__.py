@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import Broken, Misused, NotComplete, SyncError
-from sync.cli import dead_letters, dev
+from sync.cli import dead_letters, dev, sessions
 from sync.cli.control import pause, resume, throttle
 from sync.cli.dashboard import dashboard
 from sync.cli.demo import demo
@@ -43,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(dev.app, name="dev")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(sessions.app, name="sessions")
 app.command()(dashboard)
 app.command()(demo)
 app.command()(init)

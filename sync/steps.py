@@ -1,0 +1,232 @@
+"""The single steps of a cutover, put together from their rooms: sessions and backups."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from connectors.acp.agent import Agent
+from connectors.errors import NotSetUp, SessionsUnfit, SettingsInvalid
+from connectors.mongo import client as mongo
+from connectors.mongo import ledger
+from connectors.mongo import sessions as stored
+from connectors.mongo.client import Database
+from connectors.postgres.active import Notify, SourceRoster
+from connectors.postgres.client import connect
+from connectors.webhook import Webhook
+from consumers.mapping import spec
+from sync.sessions import notify, wait
+from sync.sessions.contracts import Channel, Roster
+from sync.sessions.migrate import Migration, Moved, Terms
+from sync.sessions.notify import Notice, Sent
+from sync.sessions.source import session_table
+from sync.sessions.wait import Waited
+from sync.settings import Sessions, Settings
+from sync.setup.make import load_plan
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------
+def sessions_notify(
+    settings: Settings,
+    *,
+    notice: Notice,
+    rehearse: bool = False,
+    stop: threading.Event | None = None,
+    watch: Callable[[Sent], None] = lambda _: None,
+) -> Sent:
+    """Tell everybody who has a session. The same notice again tells only those who were not reached."""
+    with _target(settings, "sessions") as db, ExitStack() as stack:
+        roster = stack.enter_context(_roster(settings, db))
+        channels = [stack.enter_context(closing(c)) for c in _channels(settings, db)]
+        return notify.notify(
+            roster, channels, _Receipts(db, notice.id), notice, rehearse=rehearse, stop=stop, watch=watch
+        )
+
+
+def announcement(
+    wanted: Sessions,
+    *,
+    id_: str | None = None,
+    message: str | None = None,
+    downtime: str | None = None,
+    at: datetime | None = None,
+) -> Notice:
+    """What users are told; what is not given is as the settings have it."""
+    return Notice(
+        id_ or uuid.uuid4().hex[:12],
+        message or wanted.message,
+        downtime or wanted.estimated_downtime,
+        at or notify.begins(datetime.now(UTC), wanted.begins_in_min),
+    )
+
+
+def sessions_wait(
+    settings: Settings,
+    *,
+    timeout_s: float | None = None,
+    poll_s: float | None = None,
+    goes_on: bool | None = None,
+    rehearse: bool = False,
+    stop: threading.Event | None = None,
+    watch: Callable[[Waited], None] = lambda _: None,
+) -> Waited:
+    """Wait until nobody has a session. What is not given is as the settings have it."""
+    wished = settings.sessions
+    with _target(settings, "sessions") as db, _roster(settings, db) as roster:
+        return wait.wait(
+            roster,
+            timeout_s=wished.wait_timeout_s if timeout_s is None else timeout_s,
+            poll_s=wished.wait_poll_s if poll_s is None else poll_s,
+            goes_on=wished.on_timeout == "go_on" if goes_on is None else goes_on,
+            rehearse=rehearse,
+            stop=stop,
+            watch=watch,
+        )
+
+
+def sessions_migrate(
+    settings: Settings,
+    *,
+    retry_failed: bool = False,
+    rehearse: bool = False,
+    stop: threading.Event | None = None,
+    watch: Callable[[Moved], None] = lambda _: None,
+) -> Moved:
+    """Move sessions to the agent. Where no consumer writes the sessions' documents, they are told at once what became
+    of them; else that is `sessions_publish`, when the consumers have ended for good."""
+    wished = settings.sessions
+    if wished.agent_url is None:
+        raise SettingsInvalid(
+            "sessions.agent_url is missing (looked for ACP_AGENT_URL or TANDEM_SESSIONS__AGENT_URL and tandem.yaml)",
+            remedy="give the address of the agent that sessions are moved to",
+        )
+    url, stop = wished.agent_url, stop or threading.Event()
+    token = _secret(wished.agent_token, wished.agent_token_file, "sessions.agent_token_file")
+    terms = Terms(
+        wished.restore_method, wished.parallel, wished.attempts, wished.deadline_s, wished.backoff_s
+    )
+    with _target(settings, "sessions") as db:
+        _demand_sessions(settings, db)
+        run = Migration(
+            db,
+            wished,
+            lambda: Agent(url, token, answer_s=wished.answer_s, stopped=stop.is_set),
+            terms,
+            stop=stop,
+            watch=watch,
+        )
+        if rehearse:
+            return run.rehearse(retry_failed=retry_failed)
+        report = run.run(retry_failed=retry_failed)
+        if not _streamed(settings, db):
+            report.published = stored.publish(db, wished)
+        return report
+
+
+def sessions_publish(settings: Settings) -> int:
+    """Write into the sessions' documents what became of them. Only for when the consumers have ended for good: one
+    that applied a change of such a row later would write over it. Safe to repeat; returns how many were written."""
+    with _target(settings, "sessions") as db:
+        return stored.publish(db, settings.sessions)
+
+
+def sessions_withdraw(settings: Settings) -> int:
+    """Put the documents back as they were, and forget the moves: what an abort does. Safe to repeat; returns how many
+    moves are forgotten."""
+    with _target(settings, "sessions") as db:
+        return stored.withdraw(db, settings.sessions)
+
+
+class _Receipts:
+    def __init__(self, db: Database, notice: str) -> None:
+        self._db, self._notice = db, notice
+
+    def taken(self) -> set[str]:
+        return stored.told(self._db, self._notice)
+
+    def keep(self, to: str) -> None:
+        stored.receipt(self._db, self._notice, to)
+
+
+def _channels(settings: Settings, db: Database) -> Iterator[Channel]:
+    wished = settings.sessions
+    if wished.webhook_url is not None:
+        token = _secret(wished.webhook_token, wished.webhook_token_file, "sessions.webhook_token_file")
+        yield Webhook(wished.webhook_url, token)
+    if wished.notify_channel is not None:
+        yield Notify(settings.source, wished.notify_channel)
+    if wished.notice_collection is not None:
+        yield stored.NoticeCollection(db, wished.notice_collection)
+
+
+@contextmanager
+def _roster(settings: Settings, db: Database) -> Iterator[Roster]:
+    """PostgreSQL says who has sessions while it feeds their collection; else MongoDB."""
+    if not _streamed(settings, db) and stored.has(db, settings.sessions.collection):
+        yield stored.TargetRoster(db, settings.sessions)
+        return
+    with connect(settings.source, name="tandem sessions") as session:
+        table = session_table(load_plan(settings, session), settings.sessions)
+    if table is None:
+        raise _no_sessions(settings)
+    with closing(SourceRoster(settings.source, table)) as roster:
+        yield roster
+
+
+def _streamed(settings: Settings, db: Database) -> bool:
+    """Whether a pipeline writes the documents of sessions."""
+    mapped = spec.load(settings.mapping).collections.get(settings.sessions.collection)
+    tables = set(mapped.tables) if mapped is not None else set()
+    return any(p.table in tables for p in ledger.positions(db).values())
+
+
+def _demand_sessions(settings: Settings, db: Database) -> None:
+    collection = settings.sessions.collection
+    if stored.has(db, collection):
+        return
+    mapped = spec.load(settings.mapping).collections.get(collection)
+    if mapped is not None and mapped.table:
+        raise NotSetUp(
+            f"the target has no collection {collection} yet",
+            remedy="run `tandem setup` and `tandem snapshot` first",
+        )
+    raise _no_sessions(settings)
+
+
+def _no_sessions(settings: Settings) -> SessionsUnfit:
+    return SessionsUnfit(
+        f"there is no collection {settings.sessions.collection}, and {settings.mapping} maps no table to one",
+        remedy="map the table of sessions, or name the collection that has them in sessions.collection",
+    )
+
+
+def _secret(given: SecretStr | None, file: Path | None, name: str) -> str | None:
+    if given is not None:
+        return given.get_secret_value()
+    if file is None:
+        return None
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsInvalid(
+            f"{name}: {file} cannot be read: {why}", remedy="give a readable file"
+        ) from None
+    if not found or not found.isprintable():
+        raise SettingsInvalid(f"{name}: {file} holds no token", remedy="put the token into it, on one line")
+    return found
+
+
+@contextmanager
+def _target(settings: Settings, what: str) -> Iterator[Database]:
+    db = mongo.connect(settings.target, name=f"tandem {what}")
+    try:
+        yield db
+    finally:
+        db.client.close()
