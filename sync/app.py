@@ -43,6 +43,7 @@ from consumers.mapping import spec
 from consumers.mapping.plan import Plan, digest_of
 from consumers.records import Decoder
 from consumers.worker import Tally, Worker
+from sync import proof
 from sync.control import roles
 from sync.control.judge import changed
 from sync.control.pace import Pace
@@ -54,7 +55,14 @@ from sync.lag.judge import LagReport
 from sync.lag.status import StatusReport, look
 from sync.lag.token import Completeness, Patience, Standing, Token, parse_target
 from sync.lag.watch import LagWatch
-from sync.observe.metrics import ConsumerMetrics, LoaderMetrics, PipelineMetrics, Served
+from sync.observe.metrics import (
+    ConsumerMetrics,
+    LoaderMetrics,
+    PipelineMetrics,
+    Role,
+    Served,
+    VerifyMetrics,
+)
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
 from sync.settings import Known, Settings
@@ -65,7 +73,6 @@ from sync.snapshot.lease import LEASE_S
 from sync.snapshot.load import Loader, LoadReport
 from sync.snapshot.reload import Outlook, Reload, ReloadReport, due, outlook
 from sync.verify.report import VerifyReport
-from sync.verify.run import verify as run_verify
 
 Log = Callable[..., None]
 Report = TypeVar("Report")
@@ -114,7 +121,9 @@ def preflight(
 
     Raises what is wrong with the mapping file itself, and ServerGone where PostgreSQL does not answer.
     """
-    _with_collections(settings.mapping, asked.extent.collections)  # a file that cannot be read is no finding
+    proof.with_collections(
+        settings.mapping, asked.extent.collections
+    )  # a file that cannot be read is no finding
     with connect(settings.source, name="tandem preflight") as session:
         try:
             plan: Plan | MappingInvalid = load_plan(settings, session)
@@ -580,16 +589,8 @@ def wait_for(
 ) -> Token:
     """The completeness token of an LSN, or of now. Raises NotComplete."""
     with ExitStack() as stack:
-        complete = _completeness(settings, stack)
+        complete = proof.completeness(settings, stack)
         return complete.wait(parse_target(wanted, complete.now), timeout_s, tell)
-
-
-def _completeness(settings: Settings, stack: ExitStack) -> Completeness:
-    db = mongo.connect(settings.target, name="tandem wait-for")
-    stack.callback(db.client.close)
-    complete = Completeness(settings.source, db, stack.enter_context(Admin(settings.kafka)))
-    stack.callback(complete.close)
-    return complete
 
 
 def dead_letters(
@@ -662,7 +663,7 @@ def _desk(settings: Settings) -> Iterator[tuple[Database, Plan, desk.Desk]]:
 
 
 @contextmanager
-def _pipeline_metrics(settings: Settings, role: ConsumerMetrics, log: Log) -> Iterator[None]:
+def _pipeline_metrics(settings: Settings, role: Role, log: Log) -> Iterator[None]:
     """The whole pipeline's numbers beside a role's own, looked at every few seconds."""
     numbers = PipelineMetrics(role)
     with closing(LagWatch(settings)) as watch:
@@ -744,33 +745,32 @@ def verify(
     collections: Sequence[str] | None = None,
     timeout_s: float = 60,
     progress: Callable[[str, int], None] | None = None,
+    asked: proof.Asked | None = None,
+    log: Log = lambda *_, **__: None,
+    watch: Callable[[VerifyReport], None] | None = None,
 ) -> VerifyReport:
-    """Compare every document with its row. What differs is looked at again when the consumers have applied it."""
-    declared = _with_collections(settings.mapping, collections or ())
+    """Compare every document with its row. What differs is looked at again when the consumers have applied it.
+
+    asked: instead of collections and timeout_s. watch: called twice a second with the report as it is.
+    """
+    asked = asked or proof.Asked(collections=collections, timeout_s=timeout_s)
+    report = VerifyReport.begun()
+    show = (lambda: watch(report)) if watch is not None else (lambda: None)
+    with _meanwhile(show):
+        return proof.verify(settings, asked, log=log, progress=progress, report=report)
+
+
+def last_verification(settings: Settings) -> tuple[VerifyReport, float]:
+    """The report that is kept of the last one, and its age in seconds. Raises NotComplete where there is none."""
+    found = proof.last(settings)
+    return VerifyReport.of(found.report), found.age_s
+
+
+def verify_schedule(settings: Settings, asked: proof.Asked, log: Log, *, metrics: str | None = None) -> None:
+    """Walk everything once per period, without end. metrics: where to serve the pipeline's numbers."""
     with ExitStack() as stack:
-        complete = _completeness(settings, stack)
-        left_out = {table: of.ignored for table, of in schema.known(complete.db).items()}
-        return run_verify(
-            schema.leaving_out(declared, left_out),
-            settings.source,
-            settings.target,
-            collections=collections,
-            wait=lambda lsn: _waited(complete, lsn, timeout_s),
-            progress=progress,
-        )
-
-
-def _with_collections(mapping: Path, wanted: Sequence[str]) -> spec.Mapping_:
-    """The mapping file. Raises MappingInvalid where it has no such collections."""
-    declared = spec.load(mapping)
-    known = [name for name, c in declared.collections.items() if c.table]
-    if unknown := sorted(set(wanted) - set(known)):
-        raise MappingInvalid(
-            f"{mapping} has no collection with a table named {', '.join(unknown)}",
-            remedy=f"name one of: {', '.join(known)}",
-        )
-    return declared
-
-
-def _waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
-    complete.wait(lsn, timeout_s)
+        if metrics is not None:
+            counted = VerifyMetrics()
+            stack.enter_context(Served(counted.registry, metrics, lambda at: log("metrics", at=at)))
+            stack.enter_context(_pipeline_metrics(settings, counted, log))
+        proof.schedule(settings, asked, lambda: False, log)

@@ -50,6 +50,7 @@ def dashboard(
         writes=token is not None,
         control=True,
         lag_below_s=wished.ready_below_s,
+        verified_within_s=wished.verified_within_h * 3_600,
         build=build_of(page_files()),
     )
     with closing(serve.listen(host, wished.port if port is None else port)) as bound:

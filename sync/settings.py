@@ -88,6 +88,8 @@ class Dashboard(BaseModel):
     token_file: Path | None = None
     #: So many seconds behind and the readiness gate is closed.
     ready_below_s: float = Field(default=10.0, gt=0)
+    #: The same when the whole was last verified longer ago, hours.
+    verified_within_h: float = Field(default=24.0, gt=0)
 
 
 class Sessions(SessionShape):

@@ -33,6 +33,7 @@ from sync.cli.output import (
     print_token,
 )
 from sync.cli.preflight import preflight
+from sync.cli.verify import verify
 
 app = typer.Typer(
     name="tandem",
@@ -49,6 +50,7 @@ app.command()(demo)
 app.command()(init)
 app.command()(preflight)
 app.command()(lag)
+app.command()(verify)
 for command in (pause, resume, throttle):
     app.command()(command)
 
@@ -283,31 +285,6 @@ def status(config: Config = None, mapping: MappingFile = None, json: Json = Fals
         print_json(report.as_dict())
     else:
         print_status(report)
-    if not report.ok:
-        raise typer.Exit(1)
-
-
-@app.command()
-def verify(
-    config: Config = None,
-    mapping: MappingFile = None,
-    json: Json = False,
-    collection: Annotated[
-        list[str] | None, typer.Option(help="Only this collection; may be repeated.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for the consumers before a second look.")
-    ] = 60,
-) -> None:
-    """Compare every field of every document with PostgreSQL, also while both are written. Exit 1 on a difference."""
-    from sync import app as root
-    from sync.verify.report import render
-
-    report = root.verify(_settings(config, mapping), collections=collection, timeout_s=timeout)
-    if json:
-        print_json(report.as_dict())
-    else:
-        render(report, out)
     if not report.ok:
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ from sync.lag.token import Token
 from sync.observe.logs import Form, Repeats, as_json
 from sync.snapshot.load import LoadReport
 from sync.snapshot.reload import Outlook, ReloadReport
+from sync.verify.progress import told_seconds
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -139,6 +140,7 @@ def print_status(report: StatusReport) -> None:
         f"lag: {_number(report.wal_bytes)} bytes of WAL not yet in Kafka, {_number(report.records)} records not yet"
         f" applied, {_number(report.parked)} rows parked"
     )
+    out.print(f"verified: {_verified(report)}", soft_wrap=True)
     table = Table("collection", "table", "phase", "loaded", "documents", "records behind")
     for column in table.columns[3:]:
         column.justify = "right"
@@ -146,6 +148,22 @@ def print_status(report: StatusReport) -> None:
         loaded = f"{c.chunks_done}/{c.chunks} chunks" if c.chunks else "-"
         table.add_row(c.name, c.table, c.phase, loaded, _number(c.documents), _number(c.behind))
     out.print(table)
+
+
+def _verified(report: StatusReport) -> str:
+    if report.verification is None:
+        return "unknown"
+    last, whole = report.verification["last"], report.verification["whole"]
+    if last is None:
+        return "never; run `tandem verify`"
+    found = "[green]agrees[/]" if last.ok else f"[red]{last.differences:,} differences[/]"
+    part = "the whole" if last.coverage == 1 else f"{last.coverage:.1%} of it"
+    told = f"{told_seconds(last.age_s)} ago, {part}: {found}, from {last.lsn} to {last.until}"
+    if not last.mapping:
+        told += ", under another mapping"
+    if last.coverage < 1:
+        told += f"; the whole {'never' if whole is None else told_seconds(whole.age_s) + ' ago'}"
+    return told
 
 
 def print_load(report: LoadReport) -> None:

@@ -58,6 +58,7 @@ class About:
     writes: bool
     control: bool
     lag_below_s: float = 10.0
+    verified_within_s: float = 86_400.0
     build: str = ""
 
     def as_dict(self) -> dict[str, object]:
@@ -190,7 +191,7 @@ class Feed:
             "ages": {"lag": seen.lag_age_s, "status": seen.status_age_s},
             "parked_rows": found.parked_rows,
             "control": control,
-            "gate": judge(seen, self.about.lag_below_s).as_dict(),
+            "gate": judge(seen, self.about.lag_below_s, self.about.verified_within_s).as_dict(),
             "cutover": found.cutover,
             "point": self.history.last(),
             "server": self.about.as_dict(),

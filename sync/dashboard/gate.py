@@ -55,10 +55,10 @@ class Seen:
     status_age_s: float | None
 
 
-def judge(seen: Seen, lag_below_s: float) -> Verdict:
+def judge(seen: Seen, lag_below_s: float, verified_within_s: float) -> Verdict:
     """The verdict on what was seen."""
     found = [_fresh(seen), _components(seen.status), _lag(seen.lag, lag_below_s), _parked(seen.lag)]
-    found += [_loading(seen), _slot(seen.lag)]
+    found += [_loading(seen), _slot(seen.lag), _verified(seen.status, verified_within_s)]
     if seen.control is not None:
         found.append(_running(seen.control))
     return Verdict(tuple(Condition(name, ok, why) for name, ok, why in found))
@@ -150,6 +150,41 @@ def _slot(lag: Part | None) -> Judged:
     if left is not None and left < _SLOT_LASTS_S:
         return name, False, f"it is full in {left / 60:.0f} min at this rate"
     return name, True, "streams, and its WAL is kept"
+
+
+def _verified(status: Part | None, within_s: float) -> Judged:
+    """By the last verification, and by the last one of the whole: a sample in between changes nothing if it agrees."""
+    name = f"verified within {within_s / 3_600:g} h"
+    found = (status or {}).get("verification")
+    if found is None:
+        return name, None, "it could not be found out"
+    last, whole = found.get("last"), found.get("whole")
+    if last is None:
+        return name, False, "nothing was verified yet: run `tandem verify`"
+    if not last["ok"]:
+        return (
+            name,
+            False,
+            f"{_count(last['differences'], 'difference')}, {_ago(last)}: `tandem verify --last`",
+        )
+    if whole is None:
+        return name, False, "only a part was verified yet: run `tandem verify`"
+    if not whole["ok"]:
+        return (
+            name,
+            False,
+            f"the whole had {_count(whole['differences'], 'difference')}, {_ago(whole)}: verify again",
+        )
+    if not whole["mapping"]:
+        return name, False, f"{_ago(whole)}, under another mapping: verify again"
+    if whole["age_s"] > within_s:
+        return name, False, f"the whole agreed {_ago(whole)}: verify again"
+    return name, True, f"the whole agreed {_ago(whole)}"
+
+
+def _ago(one: Part) -> str:
+    minutes = one["age_s"] / 60
+    return f"{minutes:.0f} min ago" if minutes < 120 else f"{minutes / 60:.0f} h ago"
 
 
 def _running(control: Part) -> Judged:

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
 import psutil
@@ -15,7 +15,7 @@ from connectors.debezium.connect import Connect
 from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
-from connectors.mongo import clock, control, ledger, parked
+from connectors.mongo import clock, control, ledger, parked, verified
 from connectors.mongo.client import Database
 from connectors.mongo.parked import Parked
 from connectors.mongo.transaction import Transactions
@@ -69,6 +69,38 @@ class CollectionStanding:
 
 
 @dataclass(slots=True)
+class Verification:
+    """What is kept of a verification. age_s: since it ended. coverage: which part of the whole it compared. mapping:
+    whether the pipeline still follows the mapping that it was made with."""
+
+    ok: bool
+    age_s: float
+    coverage: float
+    differences: int
+    lsn: str
+    until: str
+    mapping: bool
+
+    @classmethod
+    def of(cls, kept: verified.Kept, followed: object) -> Verification:
+        """From its report."""
+        report = kept.report
+        return cls(
+            bool(report["ok"]),
+            kept.age_s,
+            float(report["coverage"]),
+            int(report["total"]) + int(report["unchecked"]),
+            str(report["lsn"]),
+            str(report["until"]),
+            report["mapping"] == followed,
+        )
+
+    def as_dict(self) -> dict[str, object]:
+        """For `--json`."""
+        return {**asdict(self), "age_s": round(self.age_s, 1)}
+
+
+@dataclass(slots=True)
 class StatusReport:
     """Everything at one look."""
 
@@ -85,6 +117,8 @@ class StatusReport:
     #: consumers that were heard of lately: name and how many partitions
     members: list[dict[str, object]] = field(default_factory=list)
     control: dict[str, object] | None = None
+    #: `last`: the last one; `whole`: the last one that compared everything. None: unknown
+    verification: dict[str, Verification | None] | None = None
     #: of the failed connector, in a row; None where that cannot be asked
     restarts: int | None = None
 
@@ -116,6 +150,9 @@ class StatusReport:
             "members": self.members,
             "control": self.control,
             "connector_restarts": self.restarts,
+            "verification": None
+            if self.verification is None
+            else {name: one and one.as_dict() for name, one in self.verification.items()},
             "components": [
                 {"name": p.name, "ok": p.ok, "what": p.what, **({"remedy": p.remedy} if p.remedy else {})}
                 for p in self.parts
@@ -276,6 +313,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
     finally:
         transactions.close()
     report.parked = found.parked
+    report.verification = _verification(db)
     if not found.positions:
         return [Part("MongoDB", False, _NOT_SET_UP, "run `tandem setup`")]
     with mongo.translated():
@@ -301,6 +339,12 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         )
         return [*parts, Part("MongoDB", False, what + jobs, remedy)]
     return [*parts, Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")]
+
+
+def _verification(db: Database) -> dict[str, Verification | None]:
+    followed = (ledger.state(db, "pipeline") or {}).get("mapping")
+    found = {"last": verified.last(db), "whole": verified.last(db, coverage=1.0)}
+    return {name: None if kept is None else Verification.of(kept, followed) for name, kept in found.items()}
 
 
 def _count(db: Database | None, report: StatusReport) -> bool:

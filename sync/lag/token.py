@@ -8,12 +8,15 @@ held, no job is left, nothing is parked.
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
-from connectors.errors import NotComplete, NotSetUp, SettingsInvalid, SlotLost, SourceReplaced
+from connectors.errors import NotComplete, NotSetUp, Refused, SettingsInvalid, SlotLost, SourceReplaced
 from connectors.kafka.admin import Admin
 from connectors.mongo import clock, ledger
 from connectors.mongo.client import Database
@@ -28,6 +31,8 @@ from connectors.settings import SourceEndpoint
 _CHECK_EVERY_S = 2.0
 #: a row that failed again and again is tried at least that often (consumers.dead_letters), and a bit
 _HEALED_WITHIN_S = 35.0
+_LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
+_TOKENS = "give `now`, an LSN such as 16/B374D848, or what `tandem wait-for now --json` printed, or a file with that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,25 @@ class Completeness:
         with translated(self.source):
             self._slot_facts()
 
+    def demand_own(self, lsn: Lsn, positions: Mapping[str, int]) -> None:
+        """A token is of this pipeline, and of this PostgreSQL. Raises Refused."""
+        ends = {p.id: end for p, end in self.admin.ends(list(self._positions())).items()}
+        if foreign := sorted(name for name in positions if name not in ends):
+            raise Refused(
+                f"the token is of another pipeline: this one has no partition {', '.join(foreign[:3])}",
+                remedy="give a token that `tandem wait-for` has printed for this slot and this mapping",
+            )
+        if beyond := sorted(name for name, at in positions.items() if at > ends[name]):
+            raise Refused(
+                f"the token speaks of more records than there are in {', '.join(beyond[:3])}: topics were made anew",
+                remedy="ask for a new one: `tandem wait-for now`",
+            )
+        if lsn > (here := self.now()):
+            raise Refused(
+                f"PostgreSQL has not written {lsn} yet: it is at {here}",
+                remedy="give an LSN, or a token, of this PostgreSQL; or `now`",
+            )
+
     def look(self, lsn: Lsn) -> Standing:
         """Whether the target is complete as of lsn, at this moment. Raises as `check`, and Unavailable."""
         positions = self._positions()
@@ -264,6 +288,24 @@ def _remedy(standing: Standing) -> str:
     if standing.held or standing.rereads:
         return "run `tandem snapshot`, or wait for it; `tandem status` says what it waits for"
     return "wait longer (--timeout), and see `tandem status`: do consumers and connector run?"
+
+
+def parse_token(text: str, now: Callable[[], Lsn]) -> tuple[Lsn, Mapping[str, int]]:
+    """What the target has to hold: `now`, an LSN, a token as `tandem wait-for --json` prints it, or the name of a file
+    with one; and the token's positions. Raises SettingsInvalid."""
+    written = text.strip()
+    if not written.startswith("{"):
+        path = Path(written)
+        if "/" in written and _LSN.fullmatch(written) is None and not path.is_file():
+            raise SettingsInvalid(f"there is no file {written}, and it is no LSN", remedy=_TOKENS)
+        if not path.is_file():
+            return parse_target(written, now), {}
+        written = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        found = json.loads(written)
+        return Lsn.parse(found["lsn"]), {str(name): int(at) for name, at in found["positions"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise SettingsInvalid("this is no token of `tandem wait-for`", remedy=_TOKENS) from None
 
 
 def parse_target(text: str, now: Callable[[], Lsn]) -> Lsn:

@@ -24,7 +24,7 @@ from prometheus_client.process_collector import ProcessCollector
 from connectors.errors import Misused
 from consumers.worker import Tally
 from sync.lag.judge import LagReport
-from sync.lag.status import StatusReport
+from sync.lag.status import StatusReport, Verification
 from sync.snapshot.load import LoadReport
 from sync.snapshot.reload import ReloadReport
 
@@ -33,8 +33,8 @@ LATENCY_BUCKETS = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 3
 _BATCH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
-class _Role:
-    """What every role has. role: consumer, snapshot or dashboard."""
+class Role:
+    """What every role has. role: consumer, snapshot, verify or dashboard."""
 
     def __init__(self, role: str) -> None:
         self.registry = CollectorRegistry()
@@ -51,7 +51,7 @@ class _Role:
         return Gauge(f"tandem_{name}", what, labels, registry=self.registry)
 
 
-class ConsumerMetrics(_Role):
+class ConsumerMetrics(Role):
     """A consumer's. It is the worker's `Observer`."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class ConsumerMetrics(_Role):
         self._paused.set(paused)
 
 
-class LoaderMetrics(_Role):
+class LoaderMetrics(Role):
     """A loader's."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class LoaderMetrics(_Role):
         self._throttled.set(throttled)
 
 
-class DashboardMetrics(_Role):
+class DashboardMetrics(Role):
     """The dashboard's: it has no work of its own to count."""
 
     def __init__(self) -> None:
@@ -140,10 +140,17 @@ class DashboardMetrics(_Role):
         return generate_latest(self.registry)
 
 
+class VerifyMetrics(Role):
+    """Of who verifies without end: its reports are in the pipeline's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__("verify")
+
+
 class PipelineMetrics:
     """The whole pipeline's numbers: of whoever measures them. A number that is unknown is NaN, never zero."""
 
-    def __init__(self, role: _Role) -> None:
+    def __init__(self, role: Role) -> None:
         self._wal = role.gauge("lag_wal_bytes", "WAL that is not yet in Kafka.")
         self._seconds = role.gauge("lag_seconds", "Age of the oldest change that may not be applied.")
         self._records = role.gauge("lag_records", "Records in Kafka that are not applied.", ["collection"])
@@ -157,9 +164,13 @@ class PipelineMetrics:
         self._full = role.gauge("slot_full_seconds", "Until then, at the present growth.")
         self._up = role.gauge("component_up", "1: in order, 0: not, NaN: unknown.", ["component"])
         self._restarts = role.gauge("connector_restarts", "Restarts of the failed connector in a row.")
+        self._verified = role.gauge("verify_age_seconds", "Since the last verification of the whole ended.")
+        self._differences = role.gauge("verify_differences", "That the last verification found.")
+        self._coverage = role.gauge("verify_coverage_ratio", "Which part of the whole the last one compared.")
         self._looked = role.gauge("lag_timestamp_seconds", "When the lag was last looked at.")
         self.fail()  # before the first look nothing is known
         self._restarts.set(math.nan)
+        self._verification(None, None)
 
     def fail(self) -> None:
         """Nothing could be measured."""
@@ -193,6 +204,13 @@ class PipelineMetrics:
         for part in report.parts:
             self._up.labels(part.name).set(_known(None if part.ok is None else float(part.ok)))
         self._restarts.set(_known(report.restarts))
+        verification = report.verification or {}
+        self._verification(verification.get("last"), verification.get("whole"))
+
+    def _verification(self, last: Verification | None, whole: Verification | None) -> None:
+        self._verified.set(_known(None if whole is None else whole.age_s))
+        self._differences.set(_known(None if last is None else float(last.differences)))
+        self._coverage.set(_known(None if last is None else last.coverage))
 
 
 def _known(value: float | None) -> float:

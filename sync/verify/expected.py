@@ -242,6 +242,16 @@ class Reading:
         """Every row that passes the filter."""
         return self.rows.select(self._lead(), [], SQL(""))
 
+    def rows_in(self, condition: Composable | None) -> Composed:
+        """Every row that passes the filter and this condition."""
+        return self.rows.select(self._lead(), [] if condition is None else [condition], SQL(""))
+
+    def keys_in(self, condition: Composable | None) -> Composed:
+        """The keys of these, less everything else."""
+        return SQL("SELECT {} FROM {}{}").format(
+            SQL(", ").join(_own_key(self.table)), self.table.source, _where(self.rows.condition, condition)
+        )
+
     def these_rows(self, keys: Sequence[Key]) -> Composed:
         """Those of the rows with these keys that pass the filter."""
         return self.rows.select(self._lead(), [_among(self.table, keys)], SQL(""))

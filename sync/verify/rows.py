@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 
 from bson import ObjectId
 
 from connectors.positions import Lsn
 from connectors.postgres.client import Session, translated
-from connectors.postgres.sql import Composed
+from connectors.postgres.sql import SQL, Composed
+from sync.verify.catalog import Table
+from sync.verify.chunks import Bound, KeyRange, bound_after, within
 from sync.verify.expected import Children, Expected, Key, Part, Reading, Row
+
+WHOLE = KeyRange()
+_IDS_AT_ONCE = 5_000
+#: a partitioned table has its rows in its leaves; NULL where one was never analysed
+_ABOUT = """
+SELECT CASE WHEN min(leaf.reltuples) >= 0 THEN sum(leaf.reltuples)::int8 END
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace,
+  LATERAL (SELECT l.reltuples FROM pg_catalog.pg_class l WHERE l.relkind = 'r' AND (l.oid = c.oid OR l.oid IN (
+    SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)))) AS leaf
+WHERE n.nspname = %s AND c.relname = %s
+"""
 
 
 @contextmanager
@@ -38,12 +51,53 @@ def clock_ms(session: Session) -> int:
     return int(found[0])
 
 
-def stream(session: Session, reading: Reading, batch: int) -> Iterator[list[Expected]]:
-    """What every row of a collection has to be, in batches, as of one snapshot; memory holds one batch."""
+def stream(
+    session: Session, reading: Reading, batch: int, keys: KeyRange = WHOLE
+) -> Generator[list[Expected]]:
+    """What every row of a collection with a key in a range has to be, in batches, as of one snapshot; memory holds one
+    batch."""
     with snapshot(session), session.cursor(name="tandem_verify", binary=True) as cursor:
-        cursor.execute(reading.all_rows())
+        cursor.execute(reading.rows_in(within(reading.table, keys)))
         while found := cursor.fetchmany(batch):
             yield _expected(session, reading, found)
+
+
+def ids_in(session: Session, reading: Reading, keys: KeyRange) -> Iterator[bytes]:
+    """The `_id` of every row that passes the filter and has a key in a range."""
+    with snapshot(session), session.cursor(name="tandem_verify_ids", binary=True) as cursor:
+        cursor.execute(reading.keys_in(within(reading.table, keys)))
+        while found := cursor.fetchmany(_IDS_AT_ONCE):
+            for row in found:
+                yield reading.id_of(reading.key(row)).binary
+
+
+def bound_in(session: Session, table: Table, keys: KeyRange, rows: int) -> Bound | None:
+    """The key that so many rows of a range lie before; None where there are no more than these."""
+    with translated():
+        found = session.execute(bound_after(table, keys, rows)).fetchone()
+    return None if found is None else tuple(found)
+
+
+def about(session: Session, table: Table) -> int:
+    """About how many rows a table has, by its statistics; counted where it has none."""
+    with translated():
+        found = session.execute(_ABOUT, [*table.parts]).fetchone()
+        if found is not None and found[0] is not None and found[0] >= 0:
+            return int(found[0])
+        counted = session.execute(SQL("SELECT count(*) FROM {}").format(table.source)).fetchone()
+    return int(counted[0]) if counted else 0
+
+
+def blocks(session: Session) -> tuple[int, int] | None:
+    """Blocks that this session has found in PostgreSQL's cache, and has read; None before PostgreSQL 18."""
+    with translated():
+        if session.info.server_version < 180_000:
+            return None
+        found = session.execute(
+            "SELECT coalesce(sum(hits), 0)::int8, coalesce(sum(reads), 0)::int8"
+            " FROM pg_catalog.pg_stat_get_backend_io(pg_catalog.pg_backend_pid())"
+        ).fetchone()
+    return None if found is None else (int(found[0]), int(found[1]))
 
 
 def look(session: Session, reading: Reading, keys: Collection[Key]) -> list[Expected]:

@@ -8,32 +8,37 @@ from typing import Any
 import pytest
 
 from sync.dashboard.gate import Seen, Verdict, judge
-from tests.support.dashboard import lag, status
+from tests.support.dashboard import lag, status, verified
 
 GOOD = Seen(lag(), status(), {"paused": [], "max_ops": None, "throttled": []}, 0.5, 2.0)
-FRESH, PARTS, BEHIND, PARKED, LOADING, SLOT, RUNS = range(7)
+FRESH, PARTS, BEHIND, PARKED, LOADING, SLOT, PROVED, RUNS = range(8)
 
 
 def verdict(**changed: Any) -> Verdict:
-    return judge(replace(GOOD, **changed), 10.0)
+    return judge(replace(GOOD, **changed), 10.0, 86_400.0)
 
 
 def test_all_in_order_is_ready() -> None:
     found = verdict()
     assert found.ready
-    assert [c.ok for c in found.conditions] == [True] * 7
+    assert [c.ok for c in found.conditions] == [True] * 8
     assert all(c.why for c in found.conditions)
 
 
 def test_without_control_there_is_one_condition_less() -> None:
-    assert len(verdict(control=None).conditions) == 6
+    assert len(verdict(control=None).conditions) == 7
     assert verdict(control=None).ready
 
 
 def test_nothing_seen_is_unknown_and_not_ready() -> None:
-    found = judge(Seen(None, None, None, None, None), 10.0)
+    found = judge(Seen(None, None, None, None, None), 10.0, 86_400.0)
     assert {c.ok for c in found.conditions} == {None}
     assert not found.ready
+
+
+def both(**changed: Any) -> dict[str, Any]:
+    """The last verification was one of the whole."""
+    return {"last": verified(**changed), "whole": verified(**changed)}
 
 
 SLOT_OF = lag()["slot"]
@@ -88,6 +93,29 @@ CASES = [
     (SLOT, {"lag": lag(slot={**SLOT_OF, "wal_status": "unreserved"})}, False, "unreserved"),
     (SLOT, {"lag": lag(slot={**SLOT_OF, "active": False})}, False, "nobody streams"),
     (SLOT, {"lag": lag(slot={**SLOT_OF, "full_in_seconds": 600.0})}, False, "full in 10 min"),
+    (PROVED, {"status": status(verification=None)}, None, "could not be found out"),
+    (PROVED, {"status": status(verification={"last": None, "whole": None})}, False, "run `tandem verify`"),
+    (
+        PROVED,
+        {"status": status(verification={"last": verified(coverage=0.05), "whole": None})},
+        False,
+        "only a part",
+    ),
+    (PROVED, {"status": status(verification=both(age_s=90_000.0))}, False, "agreed 25 h ago"),
+    (PROVED, {"status": status(verification=both(mapping=False))}, False, "another mapping"),
+    (PROVED, {"status": status(verification=both(ok=False, differences=3))}, False, "3 differences"),
+    (
+        PROVED,
+        {"status": status(verification={"last": verified(ok=False, differences=1), "whole": verified()})},
+        False,
+        "1 difference,",
+    ),
+    (
+        PROVED,
+        {"status": status(verification={"last": verified(coverage=0.1), "whole": verified(ok=False)})},
+        False,
+        "verify again",
+    ),
     (RUNS, {"control": {"paused": ["consumers"]}}, False, "paused: consumers"),
     (RUNS, {"control": {"paused": [], "max_ops": 1_000}}, False, "1,000 operations"),
     (
