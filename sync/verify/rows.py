@@ -93,6 +93,7 @@ def blocks(session: Session) -> tuple[int, int] | None:
     with translated():
         if session.info.server_version < 180_000:
             return None
+        session.execute("SELECT pg_catalog.pg_stat_force_next_flush()")
         found = session.execute(
             "SELECT coalesce(sum(hits), 0)::int8, coalesce(sum(reads), 0)::int8"
             " FROM pg_catalog.pg_stat_get_backend_io(pg_catalog.pg_backend_pid())"
