@@ -259,6 +259,10 @@ class CutoverState(Refused):
     """The cutover is not in a state in which that can be done."""
 
 
+class TakenOver(CutoverState):
+    """Another controller is at work on this cutover."""
+
+
 class StackFailed(Refused):
     """A component of the embedded stack cannot be installed or started."""
 

@@ -1,0 +1,110 @@
+"""The journal of a cutover: one document, in the target, written with majority before each act and behind it.
+
+One controller writes it at a time. Every write names its writer and the number of the write before it, so that one who
+was taken for dead, and is not, changes nothing any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bson import Int64
+
+from connectors.errors import CutoverState, TakenOver
+from connectors.mongo.client import Database, Document, translated
+
+COLLECTION = "_tandem_cutover"
+_CURRENT = "current"
+
+
+def current(db: Database) -> Document | None:
+    """The cutover that is, or was the last."""
+    with translated():
+        return db[COLLECTION].find_one({"_id": _CURRENT})
+
+
+def past(db: Database) -> list[Document]:
+    """Those before it, the oldest first."""
+    with translated():
+        return list(db[COLLECTION].find({"_id": {"$ne": _CURRENT}}).sort("began", 1))
+
+
+class Journal:
+    """The journal, in the hands of one controller. owner: its name, told to others."""
+
+    def __init__(self, db: Database, owner: str) -> None:
+        self.db, self.owner = db, owner
+        self._serial: Int64 | None = None
+
+    def begin(self, run: str, fields: Mapping[str, Any], ended: tuple[str, ...]) -> None:
+        """A new cutover. The one before is kept under its name. Raises CutoverState where it has not ended."""
+        known = current(self.db)
+        if known is not None and known["state"] not in ended:
+            raise CutoverState(
+                f"the cutover {known['run']} has not ended: it is {known['state']}",
+                remedy="`tandem cutover resume`, or `tandem cutover abort`",
+            )
+        made = {
+            **fields,
+            "run": run,
+            "owner": self.owner,
+            "beat": Int64(0),
+            "serial": Int64(1),
+            "entries": [],
+        }
+        with translated():
+            if known is None:
+                self.db[COLLECTION].insert_one({"_id": _CURRENT, **made})
+            else:
+                self.db[COLLECTION].replace_one(
+                    {"_id": known["run"]}, {**known, "_id": known["run"]}, upsert=True
+                )
+                mine = {"_id": _CURRENT, "run": known["run"], "serial": known["serial"]}
+                self._demand(self.db[COLLECTION].replace_one(mine, made).modified_count)
+        self._serial = Int64(1)
+
+    def take(self, seen: Mapping[str, Any]) -> None:
+        """Go on with a cutover whose controller has not been heard of since `seen`. Raises TakenOver when it has."""
+        mine = {"_id": _CURRENT, "run": seen["run"], "serial": seen["serial"], "beat": seen["beat"]}
+        serial = Int64(seen["serial"] + 1)
+        with translated():
+            change = {"$set": {"owner": self.owner, "serial": serial}}
+            self._demand(self.db[COLLECTION].update_one(mine, change).modified_count)
+        self._serial = serial
+
+    def beat(self) -> None:
+        """Say that this controller lives. Raises TakenOver when another one has taken over."""
+        with translated():
+            mine = {"_id": _CURRENT, "owner": self.owner}
+            self._demand(self.db[COLLECTION].update_one(mine, {"$inc": {"beat": Int64(1)}}).modified_count)
+
+    def write(self, entry: Mapping[str, Any], **fields: object) -> None:
+        """Append an entry and set fields. Raises TakenOver when another controller has taken over."""
+        assert self._serial is not None, "begin or take comes first"
+        following = Int64(self._serial + 1)
+        mine = {"_id": _CURRENT, "owner": self.owner, "serial": self._serial}
+        change = {"$set": {**fields, "serial": following}, "$push": {"entries": dict(entry)}}
+        with translated():
+            done = self.db[COLLECTION].update_one(mine, change).modified_count
+            if not done:  # the answer to the same write may have been lost, and the driver has repeated it
+                there = self.db[COLLECTION].find_one({"_id": _CURRENT})
+                done = int(
+                    there is not None and there["owner"] == self.owner and there["serial"] == following
+                )
+        self._demand(done)
+        self._serial = following
+
+    def let_go(self) -> None:
+        """This controller has ended: another one need not wait until it is silent."""
+        with translated():
+            mine = {"_id": _CURRENT, "owner": self.owner}
+            self.db[COLLECTION].update_one(mine, {"$set": {"owner": None}})
+
+    @staticmethod
+    def _demand(changed: int) -> None:
+        if changed != 1:
+            raise TakenOver(
+                "another controller has taken over",
+                remedy="see `tandem cutover status`; nothing was done here since",
+            )
