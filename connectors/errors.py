@@ -92,6 +92,26 @@ class Moved(Unavailable):
     """A position is not where this batch starts, or its table is held: go on from what MongoDB says."""
 
 
+class RootStale(Unavailable):
+    """A folder does not answer, or went away: its mount or the server behind it."""
+
+
+class FilesBusy(Unavailable):
+    """Another process is at work on the same roots."""
+
+
+class FilesMoving(Unavailable):
+    """Files change all the time while they are copied or compared."""
+
+
+class CopyCutOff(Unavailable):
+    """rsync was ended in the middle. The same command goes on."""
+
+
+class FlagMoved(Unavailable):
+    """Somebody else wrote the flag in between: it is read anew."""
+
+
 class Unappliable(SyncError):
     """This event cannot be applied. It is parked, and its key's later events behind it.
 
@@ -265,6 +285,46 @@ class TakenOver(CutoverState):
 
 class StackFailed(Refused):
     """A component of the embedded stack cannot be installed or started."""
+
+
+class ProgramMissing(Refused):
+    """A program that is needed is not on this machine."""
+
+
+class ProgramUnfit(Refused):
+    """A program is there, and will not do."""
+
+
+class RootUnfit(Refused):
+    """A root is not there, is no folder, or lies inside of the other one."""
+
+
+class RootDenied(Refused):
+    """Something under a root may not be read or written."""
+
+
+class RootFull(Refused):
+    """There is no room left under a root."""
+
+
+class LayoutUnfit(Refused):
+    """What is under the old root does not fit the new layout, or something stands in its way."""
+
+
+class CopyFailed(Refused):
+    """Files could not be copied."""
+
+
+class FilesDiffer(Refused):
+    """The new root does not hold what the old one does."""
+
+
+class FlagUnknown(Refused):
+    """There is no such flag."""
+
+
+class FlagRefused(Refused):
+    """The flag, or where flags are kept, is not as it has to be to be written."""
 
 
 class Misused(SyncError):

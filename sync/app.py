@@ -29,7 +29,7 @@ from connectors.kafka.admin import Admin
 from connectors.kafka.consumer import GroupConsumer
 from connectors.mongo import client as mongo
 from connectors.mongo import control as asked
-from connectors.mongo import ledger
+from connectors.mongo import ledger, texts
 from connectors.mongo.client import Database, Document
 from connectors.mongo.control import Control
 from connectors.mongo.transaction import Transactions
@@ -49,6 +49,9 @@ from sync.control.judge import changed
 from sync.control.pace import Pace
 from sync.control.pulse import Every, Pulse
 from sync.dead_letters import desk
+from sync.files.copy import Progress
+from sync.files.run import Files
+from sync.files.verify import FilesReport, PathField
 from sync.init import run as init_run
 from sync.init.run import InitReport
 from sync.lag.judge import LagReport
@@ -65,7 +68,8 @@ from sync.observe.metrics import (
 )
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
-from sync.settings import Known, Settings
+from sync.settings import Files as FilesSettings
+from sync.settings import Known, Local, Settings
 from sync.setup import schema, target
 from sync.setup.make import Setup, SetupReport, Teardown, load_plan
 from sync.setup.renew import Renewal, healed
@@ -635,6 +639,32 @@ def discard_dead_letters(settings: Settings, keys: Sequence[str], *, yes: bool) 
             stack.callback(transactions.close)
             desk.discard(transactions, [one.parked.id for one in found])
         return found
+
+
+def files(
+    settings: FilesSettings,
+    tell: Callable[[Progress], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Files:
+    """Workspaces: plan, copy, verify, undo."""
+    return Files(settings, tell, stop)
+
+
+def verify_files(settings: Local, room: Files, *, documents: bool = True, fully: bool = False) -> FilesReport:
+    """Compare both roots; and where documents is set, look for every path that MongoDB's documents hold."""
+    if not documents:
+        return room.verify(fully=fully)
+    if settings.target is None:
+        raise Misused(
+            "the paths in documents cannot be looked at: MongoDB has no address",
+            remedy="set MONGODB_URI and MONGODB_DATABASE, or give --no-documents",
+        )
+    db = mongo.connect(settings.target, name="tandem files")
+    try:
+        found = texts.fields(db, settings.files.path_fields)
+        return room.verify([PathField(c, f, texts.values(db, c, f)) for c, f in found], fully=fully)
+    finally:
+        db.client.close()
 
 
 def _target(settings: Settings, stack: ExitStack) -> Database:

@@ -11,10 +11,10 @@ import os
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from connectors.errors import SettingsInvalid
 from connectors.settings import (
@@ -36,7 +36,11 @@ SHORT_NAMES = {
 #: names that others use too: taken where neither the file nor tandem's own name says anything
 DEFAULT_NAMES = {
     "ACP_AGENT_URL": ("sessions", "agent_url"),
+    "OLD_NFS_PATH": ("files", "old"),
+    "NEW_NFS_PATH": ("files", "new"),
 }
+#: for both roots of the files, where nothing else says one
+BASE_PATH = "NFS_BASE_PATH"
 #: what two pipelines may not share is named after the slot, unless it is given
 NAMED_AFTER_SLOT = (
     ("source", "publication"),
@@ -44,7 +48,7 @@ NAMED_AFTER_SLOT = (
     ("kafka", "group_id"),
     ("connect", "connector"),
 )
-SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe", "dashboard", "sessions")
+SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe", "dashboard", "sessions", "files")
 
 
 class Limits(BaseModel):
@@ -128,6 +132,31 @@ class Sessions(SessionShape):
     on_timeout: Literal["abort", "go_on"] = "abort"
 
 
+def _listed(value: object) -> object:
+    """A list; in the environment with commas between."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class Files(BaseModel):
+    """Workspaces, and where they move. With the same folder for both, they are moved within it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    old: Path | None = None
+    new: Path | None = None
+    #: Old workspaces become saved/migration_ID.
+    migration_id: str = Field(default="tandem", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    #: What stays where it is: patterns of names at the top of the old root, and of AREA/NAME.
+    leave: Listed = ("lost+found", ".snapshot", ".zfs")
+    #: Threads that look at files and read them.
+    workers: int = Field(default=4, ge=1, le=64)
+    #: Fields of documents that hold paths.
+    path_fields: Listed = ("nfsWorkspacePath", "workspacePath", "filePath")
+
+
 class Settings(BaseModel):
     """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
@@ -141,6 +170,7 @@ class Settings(BaseModel):
     observe: Observe = Observe()
     dashboard: Dashboard = Dashboard()
     sessions: Sessions = Sessions()
+    files: Files = Files()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -157,12 +187,24 @@ class Known(BaseModel):
     observe: Observe = Observe()
     dashboard: Dashboard = Dashboard()
     sessions: Sessions = Sessions()
+    files: Files = Files()
+    mapping: Path = Path("mapping.yaml")
+
+
+class Local(BaseModel):
+    """The settings of a command that needs no server, except MongoDB where its address is given."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    target: TargetEndpoint | None = None
+    observe: Observe = Observe()
+    files: Files = Files()
     mapping: Path = Path("mapping.yaml")
 
 
 #: what a section is not there without
 _ADDRESSES = {"kafka": ("bootstrap_servers",), "connect": ("url",), "target": ("uri", "database")}
-Read = TypeVar("Read", Settings, Known)
+Read = TypeVar("Read", Settings, Known, Local)
 
 
 def read(
@@ -183,6 +225,13 @@ def read_known(
     An address that is given in half (a URI without its database) is missing the rest all the same.
     """
     return _read(Known, config, mapping, environ, frozenset(_ADDRESSES))
+
+
+def read_local(
+    config: Path | None = None, mapping: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Local:
+    """As `read`, for a command that needs no server."""
+    return _read(Local, config, mapping, environ, frozenset(_ADDRESSES))
 
 
 def _read(
@@ -273,6 +322,9 @@ def _over(content: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     for name, (section, key) in DEFAULT_NAMES.items():
         if environ.get(name):
             content.setdefault(section, {}).setdefault(key, environ[name])
+    if base := environ.get(BASE_PATH):
+        for key in ("old", "new"):
+            content.setdefault("files", {}).setdefault(key, base)
     return problems
 
 

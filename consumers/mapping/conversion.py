@@ -33,10 +33,20 @@ def converter(column: Column, wanted: Conversion | None) -> Convert | None:
 
 def _moved(prefix: Prefix) -> Convert:
     old, new = prefix.folders
+    return lambda text: moved(text, old, new, prefix.workspaces)
 
-    def to_bson(text: str) -> str:
-        if text == (old or "/") or text.startswith(f"{old}/"):
-            return f"{new}{text[len(old) :]}" or "/"
-        return text
 
-    return to_bson
+def moved(path: str, old: str, new: str, workspaces: str | None = None) -> str:
+    """A path that is the folder old, or lies under it, by its new name; another one as it is. The root is empty.
+
+    workspaces: where the inside of old/private/USER goes, below new/private/USER; the folder of the user itself, and what
+    lies elsewhere, keep their names.
+    """
+    if path != (old or "/") and not path.startswith(f"{old}/"):
+        return path
+    if workspaces is not None:
+        area, _, under = path[len(old) + 1 :].partition("/")
+        user, _, inside = under.partition("/")
+        if area == "private" and user and inside.strip("/"):
+            return f"{new}/private/{user}/{workspaces}/{inside}"
+    return f"{new}{path[len(old) :]}" or "/"

@@ -422,7 +422,7 @@ def _converted(column: Column, table: Table, wanted: Conversion | None) -> Form:
     if wanted is None:
         return column.form
     if isinstance(wanted, Rewrite):
-        return moved(column.form, *wanted.prefix.folders)
+        return moved(column.form, *wanted.prefix.folders, wanted.prefix.workspaces)
     form = column.form.under(wanted)
     if form is None:
         raise MappingInvalid(

@@ -272,14 +272,22 @@ def _with_sql(form: Form, sql: Sql, policies: dict[str, Form] | None = None) -> 
     return Form(**{**vars(form), "sql": sql, "policies": policies or form.policies})
 
 
-def moved(form: Form, old: str, new: str) -> Form:
-    """A text in which the folder old, a whole path or its beginning, is the folder new; the root is empty."""
+def moved(form: Form, old: str, new: str, workspaces: str | None = None) -> Form:
+    """A text in which the folder old, a whole path or its beginning, is the folder new; the root is empty.
+
+    workspaces: what has something behind old/private/USER/ gets this folder put in there.
+    """
 
     def sql(expression: Composable) -> Composable:
         written = SQL('({}) COLLATE "C"').format(form.sql(expression))
+        behind = SQL("substr({}, {})").format(written, Literal(len(old) + 1))
+        if workspaces is not None:
+            # the first group is greedy up to the slash behind USER, as no name has one; `.` takes newlines too
+            behind = SQL("regexp_replace({}, '^(/private/[^/]+/)(.*[^/].*)$', {})").format(
+                behind, Literal(f"\\1{workspaces}/\\2")
+            )
         return SQL(
-            "CASE WHEN {0} = {1} OR starts_with({0}, {2})"
-            " THEN coalesce(nullif({3} || substr({0}, {4}), ''), '/') ELSE {0} END"
-        ).format(written, Literal(old or "/"), Literal(f"{old}/"), Literal(new), Literal(len(old) + 1))
+            "CASE WHEN {0} = {1} OR starts_with({0}, {2}) THEN coalesce(nullif({3} || {4}, ''), '/') ELSE {0} END"
+        ).format(written, Literal(old or "/"), Literal(f"{old}/"), Literal(new), behind)
 
     return Form("string", sql, _same)

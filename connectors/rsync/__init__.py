@@ -1,0 +1,1 @@
+"""rsync, the program that copies."""

@@ -1,0 +1,1 @@
+"""Workspaces: planned, copied in two passes, put into the new layout, and compared."""
