@@ -153,9 +153,13 @@ class Rsync:
         ]
         for reader in readers:
             reader.start()
-        stopped = _wait(process, stop)
-        for reader in readers:
-            reader.join(timeout=30)
+        try:
+            stopped = _wait(process, stop)
+        finally:
+            for reader in readers:
+                reader.join(timeout=30)
+            process.stdout.close()
+            process.stderr.close()
         outcome.seconds = time.monotonic() - began
         outcome.said = list(complaints)
         if stopped:

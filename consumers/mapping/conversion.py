@@ -39,8 +39,8 @@ def _moved(prefix: Prefix) -> Convert:
 def moved(path: str, old: str, new: str, workspaces: str | None = None) -> str:
     """A path that is the folder old, or lies under it, by its new name; another one as it is. The root is empty.
 
-    workspaces: where the inside of old/private/USER goes, below new/private/USER; the folder of the user itself, and what
-    lies elsewhere, keep their names.
+    workspaces: where the inside of old/private/USER goes, below new/private/USER; the folder of the user itself keeps
+    its name, and so does what lies elsewhere.
     """
     if path != (old or "/") and not path.startswith(f"{old}/"):
         return path

@@ -56,7 +56,7 @@ class Prefix(_Part):
 
     from_: Annotated[str, Field(alias="from", pattern=r"^/")]
     to: Annotated[str, Field(pattern=r"^/")]
-    #: What is inside of a workspace, FROM/private/USER/, moves to TO/private/USER/WORKSPACES/, as `tandem files` puts it.
+    #: What is inside of FROM/private/USER/ moves to TO/private/USER/WORKSPACES/, where `tandem files` puts it.
     workspaces: Annotated[str, Field(pattern=r"^saved/migration_[A-Za-z0-9._-]+$")] | None = None
 
     @property
