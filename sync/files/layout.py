@@ -123,4 +123,4 @@ class Layout:
         into = ["saved", f"migration_{self.migration}"]
         if parts[0] == "private" and parts[2:4] == into:
             parts[2:4] = []
-        return [old + "/" + "/".join(parts)]
+        return ["/".join((old, *parts)) if path != new else old or "/"]
