@@ -14,7 +14,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from connectors.postgres.sql import SQL, Identifier
 from consumers.mapping import filters
+from consumers.mapping.conversion import moved
+from sync.verify.forms import AS_TEXT
+from sync.verify.parts import moved as parts_moved
 from tests.support.random_expressions import COLUMNS, ENUM_LABELS, random_expression, random_row
 
 ROWS, EXPRESSIONS = 12, 60
@@ -155,3 +159,52 @@ def _same(a: Outcome, b: Outcome) -> bool:
     if isinstance(a, Decimal) and isinstance(b, Decimal):
         return a.as_tuple() == b.as_tuple() or (a.is_nan() and b.is_nan())
     return type(a) is type(b) and bool(a == b)
+
+
+def test_a_path_is_rewritten_alike_by_the_writer_and_by_the_judge(
+    postgres: psycopg.Connection[Any], pytestconfig: pytest.Config
+) -> None:
+    """They share no code: one is Python, the other one SQL."""
+    seed = pytestconfig.getoption("--seed") or Random().randrange(1 << 32)
+    print(f"seed {seed}")
+    random = Random(seed)
+    parts = (
+        "nfs",
+        "private",
+        "7",
+        "",
+        "saved",
+        "a b",
+        "\n",
+        "é",
+        "\\1",
+        "private\n",
+        "..",
+        "$",
+        "shared",
+        "x%",
+    )
+    paths = [
+        "",
+        "/",
+        "/nfs",
+        "/nfs/",
+        "/nfs/private/7",
+        "/nfs/private/7/",
+        "/nfs/private//a",
+        "/nfs/private/7//",
+    ]
+    for _ in range(1_500):
+        start = random.choice(("/nfs/private", "/nfs", "", "/private", "/nfs/private/7"))
+        paths.append("/".join((start, *random.choices(parts, k=random.randrange(5)))))
+    for old, new in (("/nfs", "/new"), ("/nfs", ""), ("", "/new"), ("/nfs", "/nfs")):
+        for workspaces in (None, "saved/migration_7"):
+            wanted = [moved(path, old, new, workspaces) for path in paths]
+            form = parts_moved(AS_TEXT, old, new, workspaces)
+            query = SQL(
+                "SELECT array_agg({} ORDER BY n) FROM unnest(%s::text[]) WITH ORDINALITY AS p(path, n)"
+            )
+            found = postgres.execute(query.format(form.sql(Identifier("path"))), (paths,)).fetchone()
+            assert found is not None
+            different = [(p, w, f) for p, w, f in zip(paths, wanted, found[0], strict=True) if w != f]
+            assert not different, (old, new, workspaces, different[:3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -329,9 +330,11 @@ def test_roots_that_cannot_be_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(SettingsInvalid, match=r"files\.old, files\.new"):
         Files(Roots(None, None)).layout()  # type: ignore[arg-type]
     monkeypatch.setattr(place, "_ANSWER_WITHIN_S", 0.05)
-    monkeypatch.setattr(place.os, "statvfs", lambda _: __import__("time").sleep(1))
+    answers, statvfs = threading.Event(), os.statvfs
+    monkeypatch.setattr(place.os, "statvfs", lambda path: answers.wait(10) and statvfs(path))
     with pytest.raises(RootStale) as stale:
         layout("old", "old")
+    answers.set()
     assert stale.value.retry_helps
 
 
