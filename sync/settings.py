@@ -48,7 +48,18 @@ NAMED_AFTER_SLOT = (
     ("kafka", "group_id"),
     ("connect", "connector"),
 )
-SECTIONS = ("source", "kafka", "connect", "target", "limits", "observe", "dashboard", "sessions", "files")
+SECTIONS = (
+    "source",
+    "kafka",
+    "connect",
+    "target",
+    "limits",
+    "observe",
+    "dashboard",
+    "sessions",
+    "files",
+    "cutover",
+)
 
 
 class Limits(BaseModel):
@@ -157,6 +168,35 @@ class Files(BaseModel):
     path_fields: Listed = ("nfsWorkspacePath", "workspacePath", "filePath")
 
 
+class Cutover(BaseModel):
+    """How the application is moved over (docs/runbook.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Seconds for which writes may be refused; when they are over, writes are let in again.
+    max_blocked_s: float = Field(default=30, gt=0)
+    #: Seconds after which the fence falls by itself when the controller has died.
+    lease_s: float = Field(default=10, ge=1, le=600)
+    #: Seconds that applications wait at most while the fence waits for a long transaction; then it is tried again.
+    lock_timeout_s: float = Field(default=2, gt=0)
+    #: Times that a step is tried again which a server that is away has stopped.
+    tries: int = Field(default=5, ge=1)
+    #: Seconds that everything is watched after the flags are turned.
+    observe_s: float = Field(default=60, ge=0)
+    #: PostgreSQL roles that write all the same.
+    passing_roles: Listed = ()
+    #: Whether a backup is made.
+    backup: bool = True
+    #: Whether there has to be a way back that loses nothing, or it is gone without.
+    way_back: Literal["required", "none"] = "required"
+    #: What is compared inside the fence, percent of the rows; the whole was compared before.
+    verify_sample: float = Field(default=100, gt=0, le=100)
+    #: Addresses that have to answer: NAME=URL.
+    services: Listed = ()
+    memory_factor: float = Field(default=1.5, gt=1)
+    disk_factor: float = Field(default=1.2, gt=1)
+
+
 class Settings(BaseModel):
     """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
@@ -171,6 +211,7 @@ class Settings(BaseModel):
     dashboard: Dashboard = Dashboard()
     sessions: Sessions = Sessions()
     files: Files = Files()
+    cutover: Cutover = Cutover()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -188,6 +229,7 @@ class Known(BaseModel):
     dashboard: Dashboard = Dashboard()
     sessions: Sessions = Sessions()
     files: Files = Files()
+    cutover: Cutover = Cutover()
     mapping: Path = Path("mapping.yaml")
 
 

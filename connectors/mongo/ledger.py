@@ -22,7 +22,7 @@ from typing import Any
 
 from bson import Binary, DatetimeMS, Int64, ObjectId
 
-from connectors.errors import MappingChanged, Moved
+from connectors.errors import CutoverState, MappingChanged, Moved
 from connectors.mongo.client import Database, Document, translated
 from connectors.mongo.transaction import Transaction, Write, write
 from connectors.positions import Lsn, Partition
@@ -44,6 +44,8 @@ UNLOADED = "load:none"
 #: what the holder of a table begins with, and the `_id` of what is known of the one that runs, or ran last: a load; a
 #: walk, which reads rows as they are now
 LOAD, WALK = "load", "heal"
+#: what the holder of every table begins with once the application writes to MongoDB: nobody lets go of it but an abort
+RETIRED = "cutover"
 #: how far a lost slot is healed, `healing` of the pipeline's state: nobody knows which slot there is; it is there, and
 #: the positions lie where it begins. Neither: it is done
 NO_SLOT, NEW_SLOT = "slot", "rows"
@@ -382,6 +384,7 @@ def take_from_anyone(
     """Hold all partitions of these tables for a walk; whoever held one can write no more. Returns the tables that an
     earlier walk held. ends: what lies before these offsets is not to be applied. Raises MappingChanged."""
     found = [Position.of(d) for d in tx.find(POSITIONS, {"table": {"$in": list(tables)}})]
+    demand_not_retired(found)
     for position in found:
         _same_plan(position, follows)
     robbed = {p.holder for p in found if p.holder not in (None, UNLOADED, run)}
@@ -426,6 +429,34 @@ def release(tx: Transaction, tables: Sequence[str], run: str) -> None:
     )
     if matched != wanted:
         raise Moved("the hold was taken over", remedy="another load goes on with it")
+
+
+def demand_not_retired(found: Iterable[Position]) -> None:
+    """Raises CutoverState where the application writes these documents itself, or is about to."""
+    if any((position.holder or "").startswith(RETIRED) for position in found):
+        raise CutoverState(
+            "this pipeline was cut over: what PostgreSQL holds is older than what the application has written since",
+            remedy="see `tandem cutover status`; nothing but the application may write these collections",
+        )
+
+
+def retire(tx: Transaction, run: str) -> int:
+    """Hold every partition for good: no consumer applies an event any more, and no direct writer begins. Raises Moved
+    where one is held by another, so that something is still being written. Safe to repeat."""
+    found = [Position.of(d) for d in tx.find(POSITIONS, {})]
+    mine = f"{RETIRED}:{run}"
+    busy = sorted({p.table for p in found if p.holder not in (None, mine)})
+    if busy:
+        raise Moved(f"held by others: {', '.join(busy)}", remedy="wait until they have ended")
+    tx.update(POSITIONS, {}, {"$set": {"holder": mine}, "$inc": {"touched": Int64(1)}}, many=True)
+    return len(found)
+
+
+def unretire(tx: Transaction) -> None:
+    """The consumers go on where they were."""
+    for position in map(Position.of, tx.find(POSITIONS, {})):
+        if (position.holder or "").startswith(RETIRED):
+            tx.update(POSITIONS, {"_id": position.partition.id}, {"$set": {"holder": None}})
 
 
 def claim(tx: Transaction, worker: str) -> None:

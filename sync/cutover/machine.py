@@ -175,8 +175,17 @@ class Machine:
         self.outcome.state = self.at.state
         return self.outcome
 
-    def go_on(self, found: states.Resume) -> None:
-        """Begin where a crashed cutover goes on. Where that is before the fence, what stands of it is taken away."""
+    def resume(self, found: states.Resume, until: State = State.DONE) -> Outcome:
+        """Go on after a crash. Where that is before the fence, what stands of it is taken away first."""
+        try:
+            self._go_on(found)
+        except SyncError as error:
+            self._came_to_nothing(error)
+            self.outcome.state = self.at.state
+            return self.outcome
+        return self.run(until)
+
+    def _go_on(self, found: states.Resume) -> None:
         if found.at is not self.at.state:
             self.actions.open(flags=False)
             facts = {"why": found.why, "from": str(self.at.state)}
@@ -187,6 +196,24 @@ class Machine:
             if self.actions.world().fence != "sealed":
                 self.actions.renew()
                 self._keeper.watch()
+
+    def rehearse(self) -> Outcome:
+        """Every step, by actions that change nothing: all refusals, not the first one only."""
+        while (goal := states.after(self.at.state)) is not None:
+            try:
+                conditions = self.actions.conditions(goal)
+                self.tell_conditions(goal, conditions)
+                self.outcome.refusals += [f"before {goal}: {c.name}: {c.why}" for c in conditions if not c.ok]
+                if goal is State.CHECKED:
+                    self._demand_budget()
+                facts = self.actions.act(goal, self._stop)
+                self.outcome.steps.append({"reached": str(goal), "facts": dict(facts)})
+            except SyncError as error:
+                self.outcome.refusals.append(f"{goal}: {error.what}")
+            self.at = At(goal)
+        self.outcome.state = State.PLANNED
+        self.outcome.refusals = list(dict.fromkeys(self.outcome.refusals))
+        return self.outcome
 
     def go_back(self) -> Outcome:
         """Back to PostgreSQL. The caller has asked `states.abort`."""

@@ -116,6 +116,7 @@ class Setup:
             self._tell_what_is_reread(plan)
             db = mongo.connect(settings.target, name="tandem setup")
             stack.callback(db.client.close)
+            ledger.demand_not_retired(ledger.positions(db).values())
             self._changes = schema.Changes.of(
                 db, session, lambda known: load_plan(settings, session, known), asked=not self.by_itself
             )
@@ -425,6 +426,8 @@ class Teardown:
             db = mongo.connect(settings.target, name="tandem teardown")
             stack.callback(db.client.close)
             self._ours(db)
+            if drop_collections:
+                ledger.demand_not_retired(ledger.positions(db).values())
             rest = stack.enter_context(Connect(settings.connect))
             connected = rest.state().connector != "ABSENT"
             admin = stack.enter_context(Admin(settings.kafka))

@@ -178,8 +178,7 @@ class Controllers:
         found = resume(machine.at, actions.world())
         if isinstance(found, str):
             return found
-        machine.go_on(found)
-        return machine.run()
+        return machine.resume(found)
 
     def aborted(self, actions: FakeActions) -> Outcome | str:
         """`tandem cutover abort`."""
