@@ -12,13 +12,14 @@ from typing import Any
 
 import orjson
 
-from connectors.errors import Contended, DecodeFailed, Moved, TooMuchAtOnce, Unappliable, UniqueTaken
+from connectors.errors import Contended, DecodeFailed, Unappliable
 from connectors.events import Record
 from connectors.mongo import ledger, parked
 from connectors.mongo.parked import Parked
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn, Partition, Snapshot
 from connectors.postgres.rows import Row, TableRead
+from consumers.apply.attempt import attempt
 from consumers.apply.decide import Read
 from consumers.apply.untangle import parked_id
 from consumers.apply.write import RowWriter
@@ -29,8 +30,6 @@ from consumers.records import Decoder
 
 #: rows settled in one transaction
 _TOGETHER = 50
-#: a duplicate that a row meets alone is looked at so often again: a race may be told as one
-_LOOKS_AT_DUPLICATES = 3
 #: a row that failed again is left alone for that long, then twice as long, up to
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 #: tries that fail may take this share of a worker's time
@@ -102,10 +101,6 @@ class _Row:
     def ids(self) -> tuple[str, ...]:
         """What is parked of it: under its key, and under a record whose key could not be read then."""
         return tuple(dict.fromkeys((self.parked.id, parked_id(self.table, self.key))))
-
-
-class _Rehearsed(Exception):
-    """Ends a transaction of which nothing is to be kept."""
 
 
 class _Noting:
@@ -221,33 +216,29 @@ class Settler:
 
     def _group(self, group: Sequence[_Row], *, keep: bool = True) -> list[Outcome] | None:
         """Settle rows in one transaction. None: not all of them can be, so it is for fewer."""
-        careful, looks = False, 0
-        while True:
-            counts: dict[str, int] = {}
-            try:
-                return self._together(group, counts, careful=careful, keep=keep)
-            except Moved as held:
-                return [Outcome(row.parked, Fate.BUSY, None, held.what) for row in group]
-            except Contended as busy:
-                return [Outcome(row.parked, Fate.BUSY, None, busy.what) for row in group]
-            except TooMuchAtOnce as too_much:
-                if len(group) == 1:
-                    return [Outcome(group[0].parked, Fate.BUSY, None, too_much.what)]
-                return None
-            except UniqueTaken as trouble:
-                if not careful:
-                    careful = True
-                elif len(group) > 1:
-                    return None
-                elif looks < _LOOKS_AT_DUPLICATES:
-                    looks += 1
-                    time.sleep(0.02 * 2**looks)
-                else:
-                    return [self._told(group[0], counts, trouble, keep=keep)]
-            except Unappliable as trouble:
-                if len(group) > 1:
-                    return None
-                return [self._told(group[0], counts, trouble, keep=keep)]
+        counts: dict[str, int] = {}
+
+        def work(tx: Transaction, careful: bool) -> None:
+            self._together(tx, group, counts, careful=careful)
+
+        alone = len(group) == 1
+        ended = attempt(self._transactions, work, alone=alone, keep=keep, within_s=self._within_s)
+        if ended.fewer:
+            return None
+        if ended.busy is not None:
+            return [Outcome(row.parked, Fate.BUSY, None, ended.busy.what) for row in group]
+        if ended.trouble is not None:
+            return [self._told(group[0], counts, ended.trouble, keep=keep)]
+        there = set(self._rows.there)
+        return [
+            Outcome(
+                row.parked,
+                Fate.HEALED
+                if (row.table, row.key) in there or not any(i in counts for i in row.ids)
+                else Fate.GONE,
+            )
+            for row in group
+        ]
 
     def _told(self, row: _Row, counts: Mapping[str, int], trouble: Unappliable, *, keep: bool) -> Outcome:
         if not keep:
@@ -263,37 +254,20 @@ class Settler:
         return Outcome(one, Fate.FAILING, trouble, trouble.what)
 
     def _together(
-        self, group: Sequence[_Row], counts: dict[str, int], *, careful: bool, keep: bool
-    ) -> list[Outcome]:
-        """One transaction. counts: filled with how many events are parked of each row that is."""
+        self, tx: Transaction, group: Sequence[_Row], counts: dict[str, int], *, careful: bool
+    ) -> None:
+        """What is done in one transaction. counts: filled with how many events are parked of each row that is."""
         partitions = sorted({p for row in group for p in row.partitions})
-
-        def work(tx: Transaction) -> None:
-            counts.clear()
-            self._rows.there.clear()
-            ledger.touch(tx, partitions, self._plan.follows)
-            counts.update(parked.those_parked(tx, (i for row in group for i in row.ids)))
-            still = [row for row in group if any(i in counts for i in row.ids)]
-            ops: dict[str, dict[Key, Read]] = {}
-            for row in still:
-                ops.setdefault(row.table, {})[row.key] = Read(row.key, True, None, 0)
-            self._writer.apply(tx, ops, careful=careful)
-            parked.settled(tx, [i for row in still for i in row.ids])
-            if not keep:
-                raise _Rehearsed
-
-        with suppress(_Rehearsed):
-            self._transactions.repeat(work, within_s=self._within_s)
-        there = set(self._rows.there)
-        return [
-            Outcome(
-                row.parked,
-                Fate.HEALED
-                if (row.table, row.key) in there or not any(i in counts for i in row.ids)
-                else Fate.GONE,
-            )
-            for row in group
-        ]
+        counts.clear()
+        self._rows.there.clear()
+        ledger.touch(tx, partitions, self._plan.follows)
+        counts.update(parked.those_parked(tx, (i for row in group for i in row.ids)))
+        still = [row for row in group if any(i in counts for i in row.ids)]
+        ops: dict[str, dict[Key, Read]] = {}
+        for row in still:
+            ops.setdefault(row.table, {})[row.key] = Read(row.key, True, None, 0)
+        self._writer.apply(tx, ops, careful=careful)
+        parked.settled(tx, [i for row in still for i in row.ids])
 
 
 # -- healing by itself -------------------------------------------------------------------------------------------

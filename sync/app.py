@@ -22,7 +22,6 @@ from connectors.errors import (
     NotSetUp,
     Refused,
     SchemaChanged,
-    SourceReplaced,
     SyncError,
 )
 from connectors.kafka.admin import Admin
@@ -30,7 +29,7 @@ from connectors.kafka.consumer import GroupConsumer
 from connectors.mongo import client as mongo
 from connectors.mongo import control as asked
 from connectors.mongo import ledger, texts
-from connectors.mongo.client import Database, Document
+from connectors.mongo.client import Database
 from connectors.mongo.control import Control
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
@@ -73,9 +72,12 @@ from sync.settings import Known, Local, Settings
 from sync.setup import schema, target
 from sync.setup.make import Setup, SetupReport, Teardown, load_plan
 from sync.setup.renew import Renewal, healed
+from sync.setup.same import check_mapping, check_pipeline
 from sync.snapshot.lease import LEASE_S
 from sync.snapshot.load import Loader, LoadReport
 from sync.snapshot.reload import Outlook, Reload, ReloadReport, due, outlook
+from sync.story import now_us as now_us
+from sync.story import repair as repair
 from sync.verify.report import VerifyReport
 
 Log = Callable[..., None]
@@ -91,11 +93,6 @@ _LOOK_EVERY_S = 2.0
 _MEASURE_EVERY_S, _LOOK_AT_PARTS_EVERY_S = 2.0, 10.0
 #: how long a set-up with another mapping may take, once consumers have met it
 _SWITCH_WITHIN_S = 30.0
-
-
-def now_us() -> int:
-    """Microseconds since 1970-01-01 UTC."""
-    return time.time_ns() // 1_000
 
 
 def init(
@@ -192,7 +189,7 @@ def snapshot(
         with connect(settings.source, name="tandem snapshot") as session:
             plan = load_plan(settings, session, schema.known(db))
             facts = slots.server_facts(session)
-        _check_pipeline(db, plan, facts)
+        check_pipeline(db, plan, facts)
         schema.demand_taken_over(db, plan)
         pace = Pace("snapshot")
         loader = Loader(
@@ -277,7 +274,7 @@ def reload(
         positions = ledger.positions(db).values()
         if not positions:
             raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
-        _check_pipeline(db, plan, facts)
+        check_pipeline(db, plan, facts)
         schema.demand_taken_over(db, plan)
         declared = plan.declared.collections
         if unknown := sorted(set(collections) - set(plan.documents)):
@@ -434,7 +431,7 @@ class Consumers:
             topics = [config.topic_of(settings.kafka.topic_prefix, table) for table in plan.tables]
             if not ledger.positions(db):
                 raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
-            _check_pipeline(db, plan, facts)
+            check_pipeline(db, plan, facts)
             self._digest, self._versions = plan.digest, ledger.versions(db)
             schema.demand_taken_over(db, plan)
             rows = CurrentRows(settings.source)
@@ -510,7 +507,7 @@ class Consumers:
             complete.check()
             self._checked = time.monotonic()
         if time.monotonic() - self._looked > _LOOK_EVERY_S:
-            _check_mapping(db, plan)
+            check_mapping(db, plan)
             with translated(self.settings.source):
                 schema.demand_same(plan, catalog.versions(complete.session, list(plan.tables)))
             if not self.pace.paused:
@@ -548,29 +545,6 @@ class Consumers:
                 " filter; or mend the duplicates",
             )
         return standing.token is not None and not self._unique
-
-
-def _check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts) -> None:
-    """Refuse another mapping than the pipeline was set up with, and another source."""
-    known = _check_mapping(db, plan)
-    if facts.in_recovery:
-        raise SourceReplaced("POSTGRES_DSN leads to a standby", remedy="give the primary's address")
-    if (facts.system_identifier, facts.database) != (known.get("system"), known.get("database")):
-        raise SourceReplaced(
-            "POSTGRES_DSN leads to another database than the one that the pipeline was set up with",
-            remedy="correct POSTGRES_DSN",
-            database=facts.database,
-        )
-
-
-def _check_mapping(db: Database, plan: Plan) -> Document:
-    known = ledger.state(db, "pipeline") or {}
-    if known.get("mapping") != plan.digest:
-        raise MappingChanged(
-            "the mapping is not the one that the pipeline was set up with",
-            remedy="run `tandem setup`, then start again; or give the mapping that it was set up with",
-        )
-    return known
 
 
 def _named(indexes: Sequence[tuple[str, spec.Index]]) -> str:
@@ -681,7 +655,7 @@ def _desk(settings: Settings) -> Iterator[tuple[Database, Plan, desk.Desk]]:
             plan = load_plan(settings, session)
             facts = slots.server_facts(session)
         db = _target(settings, stack)
-        _check_pipeline(db, plan, facts)
+        check_pipeline(db, plan, facts)
         rows = CurrentRows(settings.source)
         stack.callback(rows.close)
         transactions = Transactions(db)

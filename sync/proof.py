@@ -92,11 +92,11 @@ def verify(
     report = report or VerifyReport.begun()
     with ExitStack() as stack:
         complete = completeness(settings, stack)
-        _demand_loaded(complete.db, declared, asked.collections)
+        demand_loaded(complete.db, declared, asked.collections)
         if asked.at != "now":
             report.wanted, positions = parse_token(asked.at, complete.now)
             complete.demand_own(report.wanted, positions)
-            _waited(complete, report.wanted, asked.timeout_s)
+            waited(complete, report.wanted, asked.timeout_s)
         left_out = {table: of.ignored for table, of in schema.known(complete.db).items()}
         report.mapping = digest_of(declared)
         report.version = _version()
@@ -112,7 +112,7 @@ def verify(
                 settings.source,
                 settings.target,
                 collections=asked.collections,
-                wait=lambda lsn: _waited(complete, lsn, asked.timeout_s),
+                wait=lambda lsn: waited(complete, lsn, asked.timeout_s),
                 progress=progress,
                 limits=_limits(asked),
                 sample=asked.sample,
@@ -155,7 +155,7 @@ def with_collections(mapping: Path, wanted: Sequence[str]) -> spec.Mapping_:
     return declared
 
 
-def _demand_loaded(db: Database, declared: spec.Mapping_, wanted: Sequence[str] | None) -> None:
+def demand_loaded(db: Database, declared: spec.Mapping_, wanted: Sequence[str] | None) -> None:
     """There is something to compare. Waiting would be in vain where nobody loads, and long where somebody does."""
     positions = ledger.positions(db).values()
     if not positions:
@@ -170,7 +170,7 @@ def _demand_loaded(db: Database, declared: spec.Mapping_, wanted: Sequence[str] 
         )
 
 
-def _waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
+def waited(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
     """Wait for the consumers; where none lives, not for long."""
     if timeout_s > _STARTING_S and not _consumed(complete.db):
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -233,3 +233,9 @@ def _gone(message: str) -> ServerGone:
         f"MongoDB cannot be reached: {re.sub(r' [(]configured timeouts:.*?[)]', '', message.split(', Timeout:')[0])}",
         remedy="start the server, or correct host and port in MONGODB_URI",
     )
+
+
+def those_there(db: Database, collection: str, ids: Sequence[Any]) -> list[Any]:
+    """Those of these `_id`s that a collection has."""
+    with translated():
+        return [d["_id"] for d in db[collection].find({"_id": {"$in": list(ids)}}, {"_id": 1})]

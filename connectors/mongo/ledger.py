@@ -164,6 +164,14 @@ def register_worker(
         )
 
 
+def register_guest(db: Database, name: str, lsid: Mapping[str, Any], partitions: Iterable[Partition]) -> None:
+    """The same of one that is no consumer and writes rows of these partitions for a moment: killed, it would block them
+    until the server's limit."""
+    with translated():
+        what = {"lsid": lsid["id"], "partitions": [p.id for p in partitions], "guest": True}
+        db[WORKERS].replace_one({"_id": name}, what, upsert=True)
+
+
 def seen(db: Database, worker: str) -> None:
     """A worker says that it gets on with its work."""
     with translated():
@@ -190,7 +198,7 @@ def workers(db: Database) -> list[Registered]:
     """All that are registered, also those that have died since."""
     with translated():
         now = _ms(db.command("hello")["localTime"])
-        found = list(db[WORKERS].find({}).sort("_id", 1))
+        found = list(db[WORKERS].find({"guest": {"$ne": True}}).sort("_id", 1))
     return [
         Registered(
             str(w["_id"]),

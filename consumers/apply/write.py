@@ -4,7 +4,8 @@ clauses 3, 4, 6, 7 and 9). Whoever calls has written the positions first."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +48,12 @@ def table_read(table: TablePlan) -> TableRead:
         tuple(kinds[column].collation for column in table.key),
         table.table.alone,
     )
+
+
+def keys_read(table: TablePlan) -> TableRead:
+    """The same of their keys only: `TablePlan.key_of_row`."""
+    read = table_read(table)
+    return replace(read, columns=tuple(c for c in read.columns if c.name in table.key))
 
 
 def sync_of(use: RowPlan, key: Key, natives: Natives, at: int | None, lsn: int) -> Document:
@@ -104,6 +111,7 @@ class RowWriter:
         careful: bool = False,
         later: frozenset[str] = frozenset(),
         slots: Mapping[str, int] = MappingProxyType({}),
+        only: AbstractSet[tuple[str, Key]] | None = None,
     ) -> Applied:
         """Carry out the operations of a batch, folded per row. Raises Unappliable, Contended, Unavailable.
 
@@ -112,6 +120,9 @@ class RowWriter:
 
         later: collections whose documents the caller, who holds all their tables, makes anew afterwards: rows are
         staged for them, and their arrays stay as they are.
+
+        only: the uses of rows that are written, as place and key: what else is made of these rows stays as it is, and
+        is written when their events come. None: all.
 
         careful: rows that are in each other's way by unique values are found, read as they are now, and all of
         the batch's documents with unique values are removed before they are written. Slower: for a batch that
@@ -123,24 +134,27 @@ class RowWriter:
         self._absent_are_read(tx, settled, now)
         done.reread = self._read(settled)
         if careful:
+            places = None if only is None else {place for place, _ in only}
             for table in list(settled):
                 for use in self.plan.uses(table):
-                    if not use.staged:
+                    if not use.staged and (places is None or use.place in places):
                         done.untangled += self._untangle(tx, use, settled, now)
+                        if only is not None:  # those that it has found too
+                            only = {*only, *((use.place, key) for key in settled[table])}
         anchors, arrays, copies = self._to_meet(tx, later, slots)
         staged: list[tuple[str, list[Write]]] = []
-        for table, of in settled.items():
+        documents: list[_Documents] = []
+        for table, whole in settled.items():
             for use in self.plan.uses(table):
+                of = whole if only is None else {k: op for k, op in whole.items() if (use.place, k) in only}
+                if not of:
+                    continue
                 if use.array:
                     staged.append((use.place, self._stage(tx, use, of, now, arrays)))
                 elif use.copied:
                     staged.append((use.place, self._stage_copied(tx, use, of, now, copies)))
-        documents = [
-            self._documents(tx, use, of, now, arrays, copies, careful)
-            for table, of in settled.items()
-            for use in self.plan.uses(table)
-            if not use.staged
-        ]
+                else:
+                    documents.append(self._documents(tx, use, of, now, arrays, copies, careful))
         arrays.go_up()
         anchors.write()
         self.met = True

@@ -104,6 +104,16 @@ class TablePlan:
         """The key's values, in its order."""
         return tuple(natives[column] if of is None else of(natives[column]) for column, of in self._key_parts)
 
+    def key_of_row(self, row: Sequence[Any]) -> Key:
+        """The key of a row of PostgreSQL, given as its key columns in the table's order."""
+        kinds = [column for column in self.columns if column.name in self.table.key]
+        return self.key_of(
+            {
+                name: value if kind.from_row is None else kind.from_row(value)
+                for (name, kind), value in zip(kinds, row, strict=True)
+            }
+        )
+
     def key_of_event(self, sent: Natives) -> Key:
         """The key that an event's record has. Raises DecodeFailed."""
         if any(sent.get(column) is None for column in self.table.key):

@@ -12,6 +12,7 @@ import typer
 from connectors.errors import Misused
 from sync.cli.options import Config, Json, MappingFile, Metrics, read_settings
 from sync.cli.output import err, log, out, print_json, row_bars
+from sync.cli.repair import repair as run_repair
 from sync.verify.progress import told_seconds
 from sync.verify.report import VerifyReport, render
 
@@ -60,12 +61,36 @@ def verify(
         ),
     ] = None,
     metrics: Metrics = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Make what differs anew from its rows. A dry run unless --execute."),
+    ] = False,
+    execute: Annotated[bool, typer.Option("--execute", help="With --repair: do it.")] = False,
+    remove_foreign: Annotated[
+        bool,
+        typer.Option(
+            "--remove-foreign",
+            help="With --repair: remove documents too that tandem did not write and that no row can have.",
+        ),
+    ] = False,
 ) -> None:
     """Compare every field of every document with PostgreSQL, also while both are written. Exit 1 on a difference."""
     from sync import app as root
     from sync.proof import Asked
 
     settings = read_settings(config, mapping)
+    if repair:
+        if last or schedule is not None or sample is not None or at != "now":
+            raise Misused(
+                "--repair verifies all that it is to repair, as of now",
+                remedy="leave --at, --sample, --last and --schedule out; --collection may be given",
+            )
+        run_repair(
+            settings, collection, timeout_s=timeout, execute=execute, remove_foreign=remove_foreign, json=json
+        )
+        return
+    if execute or remove_foreign:
+        raise Misused("--execute and --remove-foreign belong to --repair", remedy="give --repair too")
     if last:
         _show(*root.last_verification(settings), json=json)
         return

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 from bson import ObjectId
@@ -19,10 +18,10 @@ from connectors.mongo import ledger
 from connectors.mongo.client import Document
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
-from connectors.postgres.rows import CurrentRows, SnapshotReader, TableRead
+from connectors.postgres.rows import CurrentRows, SnapshotReader
 from consumers.apply.decide import Read
 from consumers.apply.untangle import key_of_document, park_row, parked_id
-from consumers.apply.write import RowWriter, table_read
+from consumers.apply.write import RowWriter, keys_read
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Key, RowPlan, TablePlan
 from sync.snapshot.chunks import Part
@@ -67,8 +66,8 @@ class Walk:
     def _rows(self) -> None:
         """Every key that PostgreSQL has in this range; what is inserted meanwhile is in the stream."""
         keys: list[Key] = []
-        for row in self.reader.copy(self._keys_only(), self.part.keys, None):
-            keys.append(self._key(row))
+        for row in self.reader.copy(keys_read(self.table), self.part.keys, None):
+            keys.append(self.table.key_of_row(row))
             if len(keys) >= self.of.limits.load_rows:
                 self._write(keys)
                 keys = []
@@ -134,21 +133,9 @@ class Walk:
         """Those of these keys that PostgreSQL has a row of now."""
         if not keys:
             return set()
-        read = self._keys_only()
+        read = keys_read(self.table)
         found, _ = self.rows.read({read: [tuple(str(value) for value in key) for key in keys]})
-        return {self._key(row) for row in found[read.table]}
-
-    def _keys_only(self) -> TableRead:
-        read = table_read(self.table)
-        return replace(read, columns=tuple(c for c in read.columns if c.name in self.table.key))
-
-    def _key(self, row: Sequence[Any]) -> Key:
-        kinds = [(name, kind) for name, kind in self.table.columns if name in self.table.key]
-        natives = {
-            name: value if kind.from_row is None else kind.from_row(value)
-            for (name, kind), value in zip(kinds, row, strict=True)
-        }
-        return self.table.key_of(natives)
+        return {self.table.key_of_row(row) for row in found[read.table]}
 
     # -- writing -------------------------------------------------------------------------------------------------
     def _transact(self, work: Callable[[Transaction], object]) -> None:

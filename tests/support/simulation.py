@@ -25,6 +25,7 @@ from uuid import UUID
 import orjson
 from bson import Decimal128, ObjectId
 
+import consumers.apply.attempt as attempt_module
 import consumers.apply.copies as copies_module
 import consumers.apply.jobs as jobs_module
 import consumers.apply.write as write_module
@@ -479,7 +480,7 @@ class World:
             stack.enter_context(
                 patch.object(jobs_module, "_AT_ONCE", random.Random(self.seed).choice((1, 2, 100)))
             )
-            for module in (worker_module, dead_letters, jobs_module):
+            for module in (worker_module, dead_letters, jobs_module, attempt_module):
                 stack.enter_context(patch.object(module, "time", time))
             patches["CurrentRows"] = lambda *_: self.rows
             for module in (load_module, lease_module, reload_module, walk_module):

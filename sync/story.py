@@ -1,0 +1,110 @@
+"""How `tandem verify --repair` is put together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from connectors.errors import NotComplete
+from connectors.mongo import client as mongo
+from connectors.mongo import ledger
+from connectors.mongo.transaction import Transactions
+from connectors.positions import Lsn
+from connectors.postgres import slots
+from connectors.postgres.client import connect
+from connectors.postgres.rows import CurrentRows
+from consumers.repair import Repairer, Wanted
+from sync import proof
+from sync.lag.token import Completeness
+from sync.repair.report import RepairReport
+from sync.repair.run import Repair
+from sync.settings import Settings
+from sync.setup import schema
+from sync.setup.make import load_plan
+from sync.setup.same import check_pipeline
+from sync.verify.again import Document as Again
+from sync.verify.again import look_again
+from sync.verify.report import Difference
+from sync.verify.run import Limits
+from sync.verify.run import verify as run_verify
+
+#: so many differences are repaired in one run
+_REPAIRED_AT_ONCE = 10_000
+
+
+def now_us() -> int:
+    """Microseconds since 1970-01-01 UTC."""
+    return time.time_ns() // 1_000
+
+
+def repair(
+    settings: Settings,
+    *,
+    collections: Sequence[str] | None = None,
+    timeout_s: float = 60,
+    execute: bool = False,
+    remove_foreign: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> RepairReport:
+    """Verify, make what differs anew from its rows, and verify that again; without execute only say what would be done.
+
+    Raises NotComplete where differences cannot be confirmed, as the consumers do not catch up.
+    """
+    declared = proof.with_collections(settings.mapping, collections or ())
+    with ExitStack() as stack:
+        complete = proof.completeness(settings, stack)
+        db = complete.db
+        with connect(settings.source, name="tandem repair") as session:
+            plan = load_plan(settings, session, schema.known(db))
+            facts = slots.server_facts(session)
+        proof.demand_loaded(db, declared, collections)
+        check_pipeline(db, plan, facts)
+        schema.demand_taken_over(db, plan)
+        mapping = schema.leaving_out(declared, {t: of.ignored for t, of in schema.known(db).items()})
+        wait = lambda lsn: _applied(complete, lsn, timeout_s)  # noqa: E731
+        tell("verifying")
+        verified = run_verify(
+            mapping,
+            settings.source,
+            settings.target,
+            collections=collections,
+            wait=wait,
+            limits=Limits(samples=_REPAIRED_AT_ONCE),
+        )
+        if verified.not_waited is not None:
+            raise NotComplete(
+                f"what differs cannot be told from what is on its way: {verified.not_waited}",
+                remedy="see `tandem status`: do consumers and connector run? or wait longer (--timeout)",
+            )
+        rows = CurrentRows(settings.source)
+        stack.callback(rows.close)
+        transactions = Transactions(db)
+        stack.callback(transactions.close)
+        repairer = Repairer(
+            transactions,
+            rows,
+            plan,
+            now_us,
+            lambda: ledger.positions(db).values(),
+            remove_foreign=remove_foreign,
+        )
+        stack.callback(repairer.close)
+
+        def again(wanted: Sequence[Wanted]) -> list[list[Difference]]:
+            looked_at = [Again(one.collection, one.id, one.key) for one in wanted]
+            return look_again(mapping, settings.source, settings.target, looked_at, wait)
+
+        work = Repair(plan, repairer, again, lambda collection, ids: mongo.those_there(db, collection, ids))
+        report = work.run(verified.differences, str(verified.lsn), execute=execute, tell=tell)
+        report.left = verified.total - len(verified.differences) + verified.unchecked
+        return report
+
+
+def _applied(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
+    """Return when everything up to an LSN is applied, or parked. Raises NotComplete."""
+    try:
+        proof.waited(complete, lsn, timeout_s)
+    except NotComplete:
+        if not complete.look(lsn).only_parked:
+            raise
