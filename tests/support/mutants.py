@@ -831,7 +831,7 @@ MUTANTS = (
     Mutant(
         "retry: rows tied by a unique value are not found",
         10,
-        f"{_LETTERS}:Settler._group",
+        "consumers.apply.attempt:attempt",
         "if not careful:",
         "if False:",
         _set("bad", "unique", "swap"),
