@@ -15,7 +15,7 @@ from connectors.debezium.connect import Connect
 from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
-from connectors.mongo import clock, control, ledger, parked, verified
+from connectors.mongo import clock, control, journal, ledger, parked, verified
 from connectors.mongo.client import Database
 from connectors.mongo.parked import Parked
 from connectors.mongo.transaction import Transactions
@@ -30,7 +30,8 @@ from sync.settings import Settings
 #: a consumer that lives, but has not moved for so long, waits for something
 _STUCK_AFTER_S = 30.0
 _ORDER = (
-    "PostgreSQL", "publication", "Connect", "Kafka", "MongoDB", "consumers", "control", "snapshot", "reload", "machine"
+    "PostgreSQL", "publication", "Connect", "Kafka", "MongoDB", "consumers", "control", "snapshot", "reload", "cutover",
+    "machine"
 )  # fmt: skip
 #: one round of questions, each from a thread of its own; there are two
 _PATIENCE_S = 2.4
@@ -323,7 +324,8 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
         tables = declared.collections[standing.name].tables
         standing.phase = phase_of(p.holder for p in found.positions.values() if p.table in tables)
-    parts = [part for part in (_reload(db, found), _snapshot(db, report)) if part is not None]
+    looks = (_reload(db, found), _snapshot(db, report), _cutover(db))
+    parts = [part for part in looks if part is not None]
     jobs = f"; {found.jobs} jobs under way" if found.jobs else ""
     left_out = ledger.left_out(db)
     jobs += "; left out by on_schema_change: " + ", ".join(left_out) if left_out else ""
@@ -339,6 +341,17 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         )
         return [*parts, Part("MongoDB", False, what + jobs, remedy)]
     return [*parts, Part("MongoDB", True, f"{len(found.positions)} positions, nothing parked{jobs}")]
+
+
+def _cutover(db: Database) -> Part | None:
+    """Where the cutover is, once there was one."""
+    known = journal.current(db)
+    if known is None or known["state"] == "aborted":
+        return None
+    what = f"{known['run']} is {known['state']}"
+    if known.get("intent"):
+        return Part("cutover", False, f"{what}; {known['intent']} was begun", "see `tandem cutover status`")
+    return Part("cutover", True, what)
 
 
 def _verification(db: Database) -> dict[str, Verification | None]:

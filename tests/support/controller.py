@@ -1,0 +1,40 @@
+"""`tandem cutover …` in a process that is killed by SIGKILL at one point of its journal:
+
+DIE_AT='before reached fenced' python -m tests.support.controller cutover run --execute
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from connectors.mongo.journal import Journal
+from sync.cli import main
+from sync.cutover.states import ORDER
+
+#: of each step: the intent is written; it is done and nobody knows; it is known
+POINTS = tuple(
+    f"{when} {goal}" for goal in ORDER[1:] for when in ("after begins", "before reached", "after reached")
+)
+
+
+def dying(at: str) -> None:
+    """From now on, this process is killed when it comes to that point."""
+    write = Journal.write
+
+    def mortal(self: Journal, entry: Mapping[str, Any], **fields: object) -> None:
+        name = f"{entry['what']} {entry['goal']}"
+        if at == f"before {name}":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, entry, **fields)
+        if at == f"after {name}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.write = mortal  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    dying(os.environ.get("DIE_AT", ""))
+    main()
