@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from connectors.mongo.journal import Journal
@@ -35,6 +37,30 @@ def dying(at: str) -> None:
     Journal.write = mortal  # type: ignore[method-assign]
 
 
+def halting(at: str, pids: Sequence[int], seconds: float) -> None:
+    """From now on, when it comes to that point, these processes stand still for so long."""
+    write = Journal.write
+
+    def go_on() -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def halted(self: Journal, entry: Mapping[str, Any], **fields: object) -> None:
+        write(self, entry, **fields)
+        if at == f"after {entry['what']} {entry['goal']}":
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            timer = threading.Timer(seconds, go_on)
+            timer.daemon = False
+            timer.start()
+
+    Journal.write = halted  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     dying(os.environ.get("DIE_AT", ""))
+    if halt_at := os.environ.get("HALT_AT"):
+        halting(halt_at, [int(p) for p in os.environ["HALT_PIDS"].split()], float(os.environ["HALT_S"]))
     main()
