@@ -7,9 +7,10 @@ was taken for dead, and is not, changes nothing any more.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from bson import Int64
+from bson import DatetimeMS, Int64
 
 from connectors.errors import CutoverState, TakenOver
 from connectors.mongo.client import Database, Document, translated
@@ -21,7 +22,16 @@ _CURRENT = "current"
 def current(db: Database) -> Document | None:
     """The cutover that is, or was the last."""
     with translated():
-        return db[COLLECTION].find_one({"_id": _CURRENT})
+        known = db[COLLECTION].find_one({"_id": _CURRENT})
+    if known is None:
+        return None
+    entries = [{**entry, "at": _moment(entry["at"])} for entry in known["entries"]]
+    return {**known, "began": _moment(known["began"]), "entries": entries}
+
+
+def _moment(value: Any) -> datetime:
+    """As a datetime: the client reads dates as milliseconds."""
+    return value.as_datetime() if isinstance(value, DatetimeMS) else value
 
 
 def past(db: Database) -> list[Document]:

@@ -36,6 +36,7 @@ class Application:
         threads: int = 2,
     ) -> None:
         self.dsn, self.file, self.flag = dsn, file, flag
+        self.uri, self.database = mongodb_uri, database
         self.client: MongoClient[dict[str, Any]] = MongoClient(mongodb_uri)
         self.users = self.client.get_database(database, write_concern=WriteConcern("majority"))["users"]
         self.written: dict[int, str] = {}
@@ -62,6 +63,7 @@ class Application:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
+        self.client.close()
 
     @property
     def blocked_s(self) -> float:
@@ -78,8 +80,9 @@ class Application:
         """Writes that were acknowledged and are not where the application looks now."""
         if self.on_mongo:
             ids = {object_id("public.users", (user,)): user for user in self.written}
-            found = self.users.find({"_id": {"$in": list(ids)}}, {"fullName": 1})
-            there = {ids[d["_id"]]: d["fullName"] for d in found}
+            with MongoClient[dict[str, Any]](self.uri) as client:
+                found = client[self.database]["users"].find({"_id": {"$in": list(ids)}}, {"fullName": 1})
+                there = {ids[d["_id"]]: d["fullName"] for d in found}
         else:
             with psycopg.connect(self.dsn) as session:
                 there = dict(session.execute("SELECT id, full_name FROM users").fetchall())
