@@ -251,6 +251,26 @@ class SessionsActive(Refused):
     """Sessions have not ended in the time that they had."""
 
 
+class DumpFailed(Refused):
+    """A dump of a database cannot be made, or not be read back."""
+
+
+class BackupRefused(Refused):
+    """A backup cannot be made there, or is not there."""
+
+
+class BackupDamaged(Refused):
+    """A backup is not as it was when it was made."""
+
+
+class BackupForeign(Refused):
+    """A backup is of another server or another database."""
+
+
+class RestoreRefused(Refused):
+    """Something stands in the way of a restore."""
+
+
 class NotParked(Refused):
     """Nothing is parked under this key."""
 

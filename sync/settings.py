@@ -38,6 +38,7 @@ DEFAULT_NAMES = {
     "ACP_AGENT_URL": ("sessions", "agent_url"),
     "OLD_NFS_PATH": ("files", "old"),
     "NEW_NFS_PATH": ("files", "new"),
+    "BACKUP_PATH": ("backup", "path"),
 }
 #: for both roots of the files, where nothing else says one
 BASE_PATH = "NFS_BASE_PATH"
@@ -58,6 +59,7 @@ SECTIONS = (
     "dashboard",
     "sessions",
     "files",
+    "backup",
     "cutover",
 )
 
@@ -197,6 +199,20 @@ class Cutover(BaseModel):
     disk_factor: float = Field(default=1.2, gt=1)
 
 
+class Backup(BaseModel):
+    """Where backups are, and what is in them besides both databases."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path | None = None
+    #: Roots of file trees; none: files.old, where there is one.
+    trees: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
+    #: So much has to be free, and as much as the backup will need.
+    min_free_bytes: int = Field(default=5 * 2**30, ge=0)
+    #: The folder with pg_dump and pg_restore, where it is not to be looked for.
+    pg_bin: Path | None = None
+
+
 class Settings(BaseModel):
     """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
@@ -212,6 +228,7 @@ class Settings(BaseModel):
     sessions: Sessions = Sessions()
     files: Files = Files()
     cutover: Cutover = Cutover()
+    backup: Backup = Backup()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -230,6 +247,7 @@ class Known(BaseModel):
     sessions: Sessions = Sessions()
     files: Files = Files()
     cutover: Cutover = Cutover()
+    backup: Backup = Backup()
     mapping: Path = Path("mapping.yaml")
 
 

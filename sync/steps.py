@@ -21,6 +21,10 @@ from connectors.postgres.active import Notify, SourceRoster
 from connectors.postgres.client import connect
 from connectors.webhook import Webhook
 from consumers.mapping import spec
+from sync.backup import manifest
+from sync.backup.create import Creation, Made, Wanted, Watch
+from sync.backup.restore import Into, Restoration, Restored
+from sync.backup.store import Listed, Store
 from sync.sessions import notify, wait
 from sync.sessions.contracts import Channel, Roster
 from sync.sessions.migrate import Migration, Moved, Terms
@@ -143,6 +147,60 @@ def sessions_withdraw(settings: Settings) -> int:
         return stored.withdraw(db, settings.sessions)
 
 
+# -- backups -----------------------------------------------------------------------------------------------------
+def backup_create(
+    settings: Settings,
+    *,
+    name: str,
+    parts: tuple[str, ...] = manifest.PARTS,
+    rehearse: bool = False,
+    stop: threading.Event | None = None,
+    watch: Watch = lambda *_: None,
+) -> Made:
+    """Make a backup of that name, or find that it is there and whole."""
+    wished = settings.backup
+    old = settings.files.old
+    trees = wished.trees or ((old,) if old is not None else ())
+    wanted = Wanted(name, parts, trees, wished.min_free_bytes, wished.pg_bin)
+    made = Creation(settings.source, settings.target, _store(settings), wanted, stop=stop, watch=watch)
+    return made.rehearse() if rehearse else made.run()
+
+
+def backup_list(
+    settings: Settings, *, deep: bool = False, tell: Callable[[str, int, int], None] = lambda *_: None
+) -> list[Listed]:
+    """Every backup, and whether it is whole."""
+    store = _store(settings)
+    store.check()
+    return store.all(deep=deep, tell=tell)
+
+
+def backup_restore(
+    settings: Settings,
+    name: str,
+    into: Into,
+    *,
+    execute: bool = False,
+    stop: threading.Event | None = None,
+    watch: Watch = lambda *_: None,
+) -> Restored:
+    """Bring a backup back, or, unless execute, say what that would be and what stands in its way."""
+    store = _store(settings)
+    store.check()
+    made = Restoration(settings.source, settings.target, store, name, into, stop=stop, watch=watch)
+    return made.run() if execute else made.rehearse()
+
+
+def _store(settings: Settings) -> Store:
+    if settings.backup.path is None:
+        raise SettingsInvalid(
+            "backup.path is missing (looked for BACKUP_PATH or TANDEM_BACKUP__PATH and tandem.yaml)",
+            remedy="give the folder that backups are in",
+        )
+    return Store(settings.backup.path)
+
+
+# -- what they are handed ----------------------------------------------------------------------------------------
 class _Receipts:
     def __init__(self, db: Database, notice: str) -> None:
         self._db, self._notice = db, notice
