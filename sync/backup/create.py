@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from connectors.errors import BackupRefused
+from connectors.errors import BackupRefused, Stopped
 from connectors.mongo import client as mongo
 from connectors.mongo import dump as bson_files
 from connectors.mongo.client import Database
@@ -113,7 +113,7 @@ class Creation:
         self._check()
         if not self._existing():
             self._prepare()
-            self._demand_room(swept=0)
+            self._demand_room()
         self.report.seconds = time.monotonic() - began
         return self.report
 
@@ -127,7 +127,7 @@ class Creation:
                     shutil.rmtree(left, ignore_errors=True)
                     self.report.swept.append(left.name)
                 self._prepare()
-                self._demand_room(swept=0)
+                self._demand_room()
                 with self.store.making(self.wanted.name) as folder:
                     self._make(folder)
         self.report.seconds = time.monotonic() - began
@@ -195,10 +195,10 @@ class Creation:
         order = Order(root, self.store.folder / ".nothing", _names(root), dry_run=True)
         return rsync.run(order, stop=self.stop.is_set).bytes if order.names else 0
 
-    def _demand_room(self, swept: int) -> None:
+    def _demand_room(self) -> None:
         self.report.free_bytes = free = self.store.free_bytes
         needed = max(sum(self.report.needed_bytes.values()), self.wanted.min_free_bytes)
-        if free + swept < needed:
+        if free < needed:
             parts = ", ".join(f"{part} {size:,}" for part, size in self.report.needed_bytes.items())
             raise BackupRefused(
                 f"{self.store.folder} has {free:,} bytes free, and {needed:,} are wanted ({parts}; at least"
@@ -226,6 +226,8 @@ class Creation:
                 tree, listed = self._tree(folder, root, number)
                 trees.append(tree)
                 files.append(listed)
+        if self.stop.is_set():
+            raise Stopped("told to stop", remedy="run it again: it begins anew")
         made = Manifest(
             name=self.wanted.name,
             began=began,
