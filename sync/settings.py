@@ -61,6 +61,7 @@ SECTIONS = (
     "files",
     "backup",
     "cutover",
+    "flags",
 )
 
 
@@ -213,6 +214,31 @@ class Backup(BaseModel):
     pg_bin: Path | None = None
 
 
+class Flags(BaseModel):
+    """Where feature flags are kept, and which of them the cutover turns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Where it is not said: file where `file` is given, http where `url` is, else mongo.
+    store: Literal["file", "mongo", "http"] | None = None
+    #: flagd's flag file.
+    file: Path | None = None
+    url: str | None = None
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    #: In the target database.
+    collection: str = Field(default="featureFlags", min_length=1)
+    #: Flags that the cutover turns, all together.
+    names: Listed = ()
+    #: Their variants that say MongoDB, and PostgreSQL.
+    on: str = Field(default="on", min_length=1)
+    off: str = Field(default="off", min_length=1)
+    #: What an application gives of whom it asks for: its name in the evaluation context.
+    key: str = Field(default="targetingKey", min_length=1)
+    #: Cohorts: a name, and a file with a key on each line.
+    cohorts: dict[str, Path] = {}
+
+
 class Settings(BaseModel):
     """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
@@ -229,6 +255,7 @@ class Settings(BaseModel):
     files: Files = Files()
     cutover: Cutover = Cutover()
     backup: Backup = Backup()
+    flags: Flags = Flags()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -248,6 +275,7 @@ class Known(BaseModel):
     files: Files = Files()
     cutover: Cutover = Cutover()
     backup: Backup = Backup()
+    flags: Flags = Flags()
     mapping: Path = Path("mapping.yaml")
 
 
@@ -259,6 +287,7 @@ class Local(BaseModel):
     target: TargetEndpoint | None = None
     observe: Observe = Observe()
     files: Files = Files()
+    flags: Flags = Flags()
     mapping: Path = Path("mapping.yaml")
 
 

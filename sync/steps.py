@@ -1,4 +1,4 @@
-"""The single steps of a cutover, put together from their rooms: sessions and backups."""
+"""The single steps of a cutover, put together from their rooms: flags, sessions and backups."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import SecretStr
 
 from connectors.acp.agent import Agent
-from connectors.errors import NotSetUp, SessionsUnfit, SettingsInvalid
+from connectors.errors import Misused, NotSetUp, SessionsUnfit, SettingsInvalid
+from connectors.flagd.file import FlagFile
+from connectors.flagd.service import FlagService
+from connectors.flags import FlagStore
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger
 from connectors.mongo import sessions as stored
 from connectors.mongo.client import Database
+from connectors.mongo.flags import FlagCollection
 from connectors.postgres.active import Notify, SourceRoster
 from connectors.postgres.client import connect
 from connectors.webhook import Webhook
@@ -25,14 +30,80 @@ from sync.backup import manifest
 from sync.backup.create import Creation, Made, Wanted, Watch
 from sync.backup.restore import Into, Restoration, Restored
 from sync.backup.store import Listed, Store
+from sync.flags.rules import Cohort, keys_of
+from sync.flags.run import Flags
 from sync.sessions import notify, wait
 from sync.sessions.contracts import Channel, Roster
 from sync.sessions.migrate import Migration, Moved, Terms
 from sync.sessions.notify import Notice, Sent
 from sync.sessions.source import session_table
 from sync.sessions.wait import Waited
-from sync.settings import Sessions, Settings
+from sync.settings import Flags as FlagSettings
+from sync.settings import Local, Sessions, Settings
 from sync.setup.make import load_plan
+
+Given = TypeVar("Given")
+
+
+# -- flags -------------------------------------------------------------------------------------------------------
+@contextmanager
+def flags_of(settings: Local | Settings) -> Iterator[Flags]:
+    """The flags, where the settings say that they are kept. Raises SettingsInvalid, and what connecting raises."""
+    wanted = settings.flags
+    kind = wanted.store or ("file" if wanted.file else "http" if wanted.url else "mongo")
+    with ExitStack() as stack:
+        store: FlagStore
+        if kind == "file":
+            store = FlagFile(_given(wanted.file, "flags.file"))
+        elif kind == "http":
+            token = _secret(wanted.token, wanted.token_file, "flags.token_file")
+            store = stack.enter_context(closing(FlagService(_given(wanted.url, "flags.url"), token)))
+        else:
+            if settings.target is None:
+                raise SettingsInvalid(
+                    "it is not said where flags are kept",
+                    remedy="set TANDEM_FLAGS__FILE (flagd's flag file) or TANDEM_FLAGS__URL, or MONGODB_URI and"
+                    " MONGODB_DATABASE for a collection",
+                )
+            db = mongo.connect(settings.target, name="tandem flags")
+            stack.callback(db.client.close)
+            store = FlagCollection(db, wanted.collection)
+        yield Flags(store, wanted.key)
+
+
+def cohort_of(wanted: FlagSettings, name: str | None, file: Path | None) -> Cohort:
+    """A cohort by its name in the settings, or by a file with a key on each line. Raises Misused."""
+    if file is None:
+        assert name is not None
+        if name not in wanted.cohorts:
+            known = ", ".join(wanted.cohorts) or "none"
+            raise Misused(
+                f"there is no cohort '{name}'",
+                remedy=f"flags.cohorts has: {known}; or give --cohort-file FILE",
+            )
+        file = wanted.cohorts[name]
+    try:
+        keys = keys_of(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise Misused(
+            f"the cohort's file {file} cannot be read: {why}", remedy="give a readable file"
+        ) from None
+    if not keys:
+        raise Misused(f"the cohort's file {file} has no key in it", remedy="give one key on each line")
+    name = name or file.stem
+    if "," in name:
+        raise Misused(f"a cohort cannot be called '{name}'", remedy="leave the comma out")
+    return Cohort(name, keys, "")
+
+
+def _given(value: Given | None, name: str) -> Given:
+    if value is None:
+        raise SettingsInvalid(
+            f"{name} is missing (looked for TANDEM_{name.upper().replace('.', '__')} and tandem.yaml)",
+            remedy="give it, or another flags.store",
+        )
+    return value
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Flags as flagd has them: in its own file, or behind a service."""

@@ -1,0 +1,1 @@
+"""Feature flags: who gets which variant, by everybody, by percent, by cohort."""
