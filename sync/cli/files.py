@@ -69,6 +69,14 @@ def copy(
         ),
     ] = Which.HOT,
     execute: Execute = False,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Take back what is in its place, and bring it up to date. Only before the flags turn: what was written"
+            " in the new layout since would go.",
+        ),
+    ] = False,
 ) -> None:
     """Copy; with --pass final, compare byte for byte and put everything into its place. Resumable.
 
@@ -80,13 +88,13 @@ def copy(
     with _Watched() as watched:
         room = root.files(settings.files, watched, watched.stop)
         if which is Which.FINAL and execute:
-            report = room.copy("final")
+            report = room.copy("final", again=again)
         else:
             found = room.plan(predict=which is Which.FINAL)
             if not found.ok or which is Which.FINAL:
                 _print_dry_run(found, json=json)
                 return
-            report = room.copy("hot", found.totals)
+            report = room.copy("hot", found.totals, again=again)
     if json:
         print_json(report.as_dict())
     else:

@@ -19,16 +19,21 @@ from connectors.trees.manifest import Manifest
 from connectors.trees.walk import Walk, WalkReport
 from sync.files import state
 from sync.files.compare import SUSPECT, Comparison, compare
-from sync.files.layout import AREA_MODES, AREAS, CHMOD, OURS, OURS_NAME, Layout, Unit
+from sync.files.layout import AREA_MODES, AREAS, CHMOD, OURS, OURS_NAME, ROOMS, Layout, Unit
 from sync.files.modes import set_modes
 from sync.files.plan import shown, units_of
 from sync.files.state import Placed, Standing, State
 
 Pass = Literal["hot", "final"]
+Where = Literal["staged", "placed"]
 Stage = Literal["looking", "copying", "reading back", "placing"]
 #: rounds of the last pass while files vanish or change
 _ROUNDS = 4
 _RENAMERS = 8
+_AGAIN = (
+    "as long as the flags are not turned, copy with --again: it takes everything back, and brings the rest; after that"
+    " the new root is the one that counts"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +163,14 @@ class Copier:
         ):
             raise LayoutUnfit(
                 f"the files are {standing.state} already",
-                remedy="`tandem files undo --execute` takes them back out of their places; then copy again",
+                remedy="as long as the flags are not turned: `tandem files undo --execute` takes them back out of their"
+                " places, or copy with --again",
             )
-        if standing.state is State.PLACED:
+        if standing.state in (State.PLACING, State.PLACED):
+            if standing.state is State.PLACING:  # killed in the middle: the rest of the renames
+                self._place(desk, standing.placed, report)
             report.notes.append("everything is in its place already")
-        elif standing.state is State.PLACING:  # killed in the middle: the rest of the renames
-            self._place(desk, standing.placed, report)
+            self._check_placed(desk, report)
         else:
             self._pass(desk, which, report)
         report.state = desk.standing.state
@@ -188,10 +195,31 @@ class Copier:
                 placed = [self._to_place(unit) for unit in units]
             self._place(desk, placed, report)
 
+    def _check_placed(self, desk: Desk, report: CopyReport) -> None:
+        """What came under the old root since it was put in place would be lost in silence."""
+        if self._layout.same:
+            if found := strays(self._layout, self._units()):
+                raise FilesDiffer(
+                    f"{len(found):,} paths in the old layout came since: {', '.join(map(shown, found[:5]))}",
+                    remedy=_AGAIN,
+                )
+            return
+        units = [*self._units(), *(one.unit for one in desk.standing.placed)]
+        units = list(dict.fromkeys(units))
+        report.compared, report.moving = self._compare(desk, units, self._exact(desk), "placed")
+        if report.compared.differing:
+            raise FilesDiffer(
+                f"{report.compared.differing:,} paths differ since they were put in their places:"
+                f" {_told(report.compared)}",
+                remedy=_AGAIN,
+            )
+
+    def _exact(self, desk: Desk) -> bool:
+        with place.translated(f"{desk.folder} cannot be written"):
+            return place.keeps_nanoseconds(desk.folder)
+
     def _units(self) -> list[Unit]:
-        with place.translated(f"{self._layout.old} cannot be read"):
-            areas = {area: place.listed(self._layout.old, (area.encode(),)) for area in AREAS}
-        return units_of(areas, self._leave)[0]
+        return old_units(self._layout, self._leave)
 
     def _check_free(self, units: Sequence[Unit]) -> None:
         """Before a unit is in its place, nothing of somebody else's may be there."""
@@ -227,8 +255,7 @@ class Copier:
         self, desk: Desk, units: Sequence[Unit], which: Pass, report: CopyReport, *, resumed: bool
     ) -> None:
         rsync = Rsync.find()
-        with place.translated(f"{desk.folder} cannot be written"):
-            exact = place.keeps_nanoseconds(desk.folder)
+        exact = self._exact(desk)
         began = time.monotonic()
         for _ in range(_ROUNDS):
             report.rounds += 1
@@ -263,9 +290,8 @@ class Copier:
                 remedy="end what writes under the old root, then run the same command",
                 rounds=report.rounds,
             )
-        samples = [f"{shown(d.path)} ({', '.join(d.reasons)})" for d in report.compared.samples]
         return FilesDiffer(
-            f"after {report.rounds} rounds {report.compared.differing:,} paths still differ: {'; '.join(samples[:5])}",
+            f"after {report.rounds} rounds {report.compared.differing:,} paths still differ: {_told(report.compared)}",
             remedy="end what writes under the old root, see whether the new root keeps owners, modes and times, then"
             " run the same command",
         )
@@ -346,11 +372,13 @@ class Copier:
         with place.translated(f"{self._layout.new} cannot be written to the disk"):
             place.sync_all(self._layout.new)
 
-    def _compare(self, desk: Desk, units: Sequence[Unit], exact: bool) -> tuple[Comparison, int]:
+    def _compare(
+        self, desk: Desk, units: Sequence[Unit], exact: bool, where: Where = "staged"
+    ) -> tuple[Comparison, int]:
         with desk.manifest() as manifest:
             moving = 0
             for report in look(
-                self._layout, units, manifest, "staged", self._workers, self._stop, self._reading
+                self._layout, units, manifest, where, self._workers, self._stop, self._reading
             ):
                 moving += len(report.moving)
             found = compare(manifest.pairs(SUSPECT), owners=self._as_root, nanoseconds=exact)
@@ -413,6 +441,29 @@ class Copier:
             return True
 
 
+def _told(found: Comparison) -> str:
+    return "; ".join(f"{shown(d.path)} ({', '.join(d.reasons)})" for d in found.samples[:5])
+
+
+def strays(layout: Layout, units: Sequence[Unit]) -> list[bytes]:
+    """One root, everything in its place: what lies beside the rooms of a user."""
+    with place.translated(f"{layout.new} cannot be read"):
+        return [
+            unit.path + b"/" + name
+            for unit in units
+            if unit.is_workspace
+            for name, _ in place.listed(layout.new, layout.here(unit))
+            if name not in ROOMS
+        ]
+
+
+def old_units(layout: Layout, leave: Sequence[str]) -> list[Unit]:
+    """What is to move, as the old root has it now."""
+    with place.translated(f"{layout.old} cannot be read"):
+        areas = {area: place.listed(layout.old, (area.encode(),)) for area in AREAS}
+    return units_of(areas, leave)[0]
+
+
 def taken(layout: Layout, units: Sequence[Unit]) -> list[str]:
     """Places of units where something is already. An empty folder is nothing."""
     found = []
@@ -432,7 +483,7 @@ def look(
     layout: Layout,
     units: Sequence[Unit],
     manifest: Manifest,
-    where: Literal["staged", "placed"],
+    where: Where,
     workers: int,
     stop: Callable[[], bool] | None,
     tell: Callable[[int, int], None] | None,

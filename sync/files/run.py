@@ -15,7 +15,7 @@ from sync.files.copy import Copier, CopyReport, Pass, Progress, Tell, desk
 from sync.files.layout import Layout
 from sync.files.plan import FilesPlan
 from sync.files.plan import plan as judged
-from sync.files.state import Standing
+from sync.files.state import Standing, State
 from sync.files.undo import UndoReport
 from sync.files.verify import FilesReport, PathField
 
@@ -86,17 +86,23 @@ class Files:
             return first
         return judged(listing, layout, self.wanted.leave, looking.predict(listing))
 
-    def copy(self, pass_: Pass, totals: tuple[int, int] | None = None) -> CopyReport:
+    def copy(self, pass_: Pass, totals: tuple[int, int] | None = None, *, again: bool = False) -> CopyReport:
         """The hot pass, while everything serves; or the last one, inside the fence: then everything is in its place,
         compared byte for byte. totals: bytes and files to be expected, for who watches.
+
+        again: what is in its place already, or on its way there, is taken back first and brought up to date: what a
+        cutover does whose fence may have lapsed. Only as long as no application uses the new layout: what it wrote
+        there would go. Without, FilesDiffer is raised where the old root has changed since.
 
         Raises what stands in the way, by name; the same call goes on from there.
         """
         layout = self.layout()
-        looked = survey.Survey(layout, self.wanted.leave).listing(count=False)
-        if (found := judged(looked, layout, self.wanted.leave)).complaints:
-            raise LayoutUnfit("; ".join(found.complaints), remedy="see `tandem files plan`")
         with desk(layout) as held:
+            if again:
+                undo.undo(layout, held)
+            looked = survey.Survey(layout, self.wanted.leave).listing(count=False)
+            if (found := judged(looked, layout, self.wanted.leave)).complaints:
+                raise LayoutUnfit("; ".join(found.complaints), remedy="see `tandem files plan`")
             return Copier(
                 layout,
                 self.wanted.leave,
@@ -113,6 +119,7 @@ class Files:
             report = verifying.verify(
                 layout,
                 held,
+                self.wanted.leave,
                 workers=self.wanted.workers,
                 fully=fully,
                 stop=self.stop,
@@ -128,6 +135,6 @@ class Files:
         """Back out of the places, before the flags turn: for one root the old layout as it was."""
         layout = self.layout()
         if survey.standing_of(layout).begun is None:
-            raise LayoutUnfit("nothing was copied here", remedy="there is nothing to undo")
+            return UndoReport(State.NOTHING)
         with desk(layout) as held:
             return undo.undo(layout, held)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from dataclasses import field as made
@@ -16,7 +16,7 @@ from connectors.trees import place
 from connectors.trees.manifest import Summary
 from connectors.trees.walk import Entry, Walk
 from sync.files.compare import SUSPECT, Comparison, Difference, compare
-from sync.files.copy import Desk, look
+from sync.files.copy import Desk, look, old_units, strays
 from sync.files.layout import AREAS, OURS_NAME, Layout, Unit, mode_of
 from sync.files.plan import SAMPLES
 from sync.files.state import Placed, State
@@ -103,6 +103,7 @@ class FilesReport:
 def verify(
     layout: Layout,
     desk: Desk,
+    leave: Sequence[str] = (),
     *,
     workers: int,
     fully: bool = False,
@@ -125,10 +126,11 @@ def verify(
             f"the files are in between: {standing.state}", remedy="run the command that was cut off again"
         )
     if layout.same:
-        report.compared = _same_folders(layout, list(standing.placed), workers, stop)
+        report.compared = _same_folders(layout, list(standing.placed), leave, workers, stop)
         return report
     placed = standing.state is State.PLACED
-    units = [one.unit for one in standing.placed] if placed else _waiting(layout)
+    there = [one.unit for one in standing.placed] if placed else _waiting(layout)
+    units = list(dict.fromkeys([*old_units(layout, leave), *there]))
     with place.translated(f"{desk.folder} cannot be written"):
         exact = place.keeps_nanoseconds(desk.folder)
     with desk.manifest() as manifest:
@@ -155,7 +157,7 @@ def _waiting(layout: Layout) -> list[Unit]:
 
 
 def _same_folders(
-    layout: Layout, placed: list[Placed], workers: int, stop: Callable[[], bool] | None
+    layout: Layout, placed: list[Placed], leave: Sequence[str], workers: int, stop: Callable[[], bool] | None
 ) -> Comparison:
     """One root: each workspace is the folder that it was, with the modes of the new layout."""
     found = Comparison()
@@ -173,6 +175,8 @@ def _same_folders(
                 differs(one.unit.path, "missing")
             elif place.same_folder(layout.new, at) != (one.device, one.inode):
                 differs(one.unit.path, "content")
+    for path in strays(layout, old_units(layout, leave)):
+        differs(path, "extra")
 
     def take(_: bytes, entries: Iterable[Entry]) -> None:
         for entry in entries:

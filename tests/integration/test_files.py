@@ -428,6 +428,45 @@ def test_within_one_root_what_the_application_wrote_is_not_moved_away(tmp_path: 
     assert room.standing().state is State.PLACED
 
 
+def test_what_came_since_it_was_placed_is_not_lost_in_silence(roots: Roots) -> None:
+    """The fence lapsed, and the old application went on."""
+    for user in ("7", "8"):
+        (roots.old / f"private/{user}").mkdir(parents=True)
+        (roots.old / f"private/{user}/a").write_text("before")
+    room = Files(roots)
+    room.copy("final")
+    assert room.copy("final").notes == ["everything is in its place already"]
+    (roots.old / "private/7/a").write_text("after")
+    (roots.old / "private/9").mkdir()
+    assert not room.verify().ok
+    with pytest.raises(FilesDiffer, match=r"private/7/a.*private/9|private/9.*private/7/a"):
+        room.copy("final")
+    room.copy("final", again=True)
+    assert (roots.new / "private/7/saved/migration_tandem/a").read_text() == "after"
+    assert (roots.new / "private/9/saved/migration_tandem").is_dir()
+    assert room.verify().ok
+
+
+def test_within_one_root_too(tmp_path: Path) -> None:
+    root = tmp_path / "nfs"
+    (root / "private/7").mkdir(parents=True)
+    room = Files(Roots(root, root))
+    room.copy("final")
+    assert room.copy("final").notes == ["everything is in its place already"]
+    (root / "private/7/late").write_text("x")
+    (root / "private/9").mkdir()
+    (root / "private/9/late").write_text("x")
+    assert not room.verify().ok
+    with pytest.raises(FilesDiffer, match="private/7/late, private/9/late"):
+        room.copy("final")
+    with pytest.raises(LayoutUnfit, match="private/7/late"):
+        room.copy("final", again=True)
+    (root / "private/7/late").rename(root / "private/7/saved/migration_tandem/late")
+    room.copy("final", again=True)
+    assert (root / "private/7/saved/migration_tandem/late").read_text() == "x"
+    assert (root / "private/9/saved/migration_tandem/late").read_text() == "x"
+
+
 def test_many_threads_of_renames_put_many_users_into_place_soon(roots: Roots) -> None:
     for user in range(300):
         (roots.old / f"private/{user}").mkdir(parents=True)
