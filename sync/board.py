@@ -11,7 +11,7 @@ from connectors.errors import Misused
 from connectors.mongo import client as mongo
 from connectors.mongo import control as asked
 from consumers.mapping import spec
-from sync import app
+from sync import app, controller
 from sync.dashboard import access, serve
 from sync.dashboard.feed import About, Feed, Sources
 from sync.dashboard.quiet import Quiet
@@ -78,6 +78,7 @@ def _sources(settings: Settings, watch: LagWatch, numbers: PipelineMetrics) -> S
         lag=lag,
         status=status,
         parked=lambda most: _parked(settings, most),
+        cutover=lambda: controller.shown(settings, _TIMEOUT_MS),
         close=watch.close,
     )
 

@@ -1,0 +1,208 @@
+"""`tandem cutover`: the application moves to MongoDB. Without --execute it is a rehearsal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from connectors.errors import Misused
+from sync.cli.options import Config, Json, MappingFile, read_settings
+from sync.cli.output import log, out, print_json
+from sync.cli.progress import stopping
+from sync.cutover.machine import Outcome
+from sync.cutover.states import MEANING, ORDER, PHASES, State
+from sync.settings import Settings
+
+app = typer.Typer(
+    name="cutover",
+    help="Move the application to MongoDB: plan, run, resume, abort, status. docs/runbook.md",
+    no_args_is_help=True,
+)
+_ENDS = ", ".join(PHASES)
+
+Execute = Annotated[
+    bool, typer.Option("--execute", help="Do it. Without, it is rehearsed: nothing is changed.")
+]
+MaxBlocked = Annotated[
+    float | None,
+    typer.Option(help="Seconds for which writes may be refused [default: cutover.max_blocked_s]."),
+]
+Until = Annotated[
+    str | None,
+    typer.Option("--until", help="Go no further than this state, and stay there until `resume`."),
+]
+Phase = Annotated[str | None, typer.Option("--phase", help=f"Go no further than this phase: {_ENDS}.")]
+
+
+@app.command()
+def plan(
+    config: Config = None, mapping: MappingFile = None, json: Json = False, max_blocked: MaxBlocked = None
+) -> None:
+    """What `run` would do, what stands in its way, and for how long writes would be refused. Changes nothing."""
+    from sync import controller
+
+    _tell(controller.plan(_settings(config, mapping, max_blocked), log), json=json, rehearsed=True)
+
+
+@app.command()
+def run(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    execute: Execute = False,
+    max_blocked: MaxBlocked = None,
+    until: Until = None,
+    phase: Phase = None,
+) -> None:
+    """From the checks to the flags, each step journaled. Exit 1 when it did not come to its end, with the reasons."""
+    from sync import controller
+
+    end = _end(until, phase)
+    settings = _settings(config, mapping, max_blocked)
+    if not execute:
+        _tell(controller.plan(settings, log), json=json, rehearsed=True)
+        return
+    with stopping() as stop:
+        _tell(controller.run(settings, log, until=end, stop=stop.is_set), json=json, end=end)
+
+
+@app.command()
+def resume(
+    config: Config = None,
+    mapping: MappingFile = None,
+    json: Json = False,
+    max_blocked: MaxBlocked = None,
+    until: Until = None,
+    phase: Phase = None,
+) -> None:
+    """Go on where a cutover stands: after a crash, a refusal, or a phase."""
+    from sync import controller
+
+    end = _end(until, phase)
+    with stopping() as stop:
+        outcome = controller.resume(_settings(config, mapping, max_blocked), log, until=end, stop=stop.is_set)
+        _tell(outcome, json=json, end=end)
+
+
+@app.command()
+def abort(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
+    """Back to PostgreSQL: writes are let in, the consumers go on, what was moved is put back."""
+    from sync import controller
+
+    _tell(controller.abort(read_settings(config, mapping), log), json=json, end=State.ABORTED)
+
+
+@app.command()
+def status(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
+    """Where the last cutover stands. Exit 1 while writes are refused, or a step is not known to be done."""
+    from sync import controller
+
+    found = controller.status(read_settings(config, mapping))
+    cutover, fence = found["cutover"], found["fence"]
+    assert isinstance(fence, Mapping)
+    if json:
+        print_json(found)
+    elif cutover is None:
+        out.print("there was no cutover yet")
+    else:
+        assert isinstance(cutover, Mapping)
+        _picture(cutover, fence)
+    if isinstance(cutover, Mapping) and (cutover["writes_refused"] or cutover["intent"]):
+        raise typer.Exit(1)
+
+
+def _settings(config: Any, mapping: Any, max_blocked: float | None) -> Settings:
+    settings = read_settings(config, mapping)
+    if max_blocked is None:
+        return settings
+    if max_blocked <= 0:
+        raise Misused("--max-blocked has to be above 0", remedy="give seconds, such as 30")
+    cutover = settings.cutover.model_copy(update={"max_blocked_s": max_blocked})
+    return settings.model_copy(update={"cutover": cutover})
+
+
+def _end(until: str | None, phase: str | None) -> State:
+    if until is not None and phase is not None:
+        raise Misused("--until and --phase are two ways to say one thing", remedy="give one of them")
+    if phase is not None:
+        if phase not in PHASES:
+            raise Misused(f"there is no phase {phase}", remedy=f"name one of: {_ENDS}")
+        return PHASES[phase]
+    if until is None:
+        return State.DONE
+    if until not in [str(state) for state in ORDER[1:]]:
+        raise Misused(f"there is no state {until}", remedy=f"name one of: {', '.join(ORDER[1:])}")
+    return State(until)
+
+
+def _tell(outcome: Outcome, *, json: bool, rehearsed: bool = False, end: State = State.DONE) -> None:
+    if json:
+        print_json({"ok": outcome.ok, "rehearsed": rehearsed, **outcome.as_dict()})
+    else:
+        _print(outcome, rehearsed=rehearsed)
+    if not outcome.ok or (not rehearsed and outcome.state is not end):
+        raise typer.Exit(1)
+
+
+def _print(outcome: Outcome, *, rehearsed: bool) -> None:
+    for step in outcome.steps:
+        if "reached" in step:
+            facts = step["facts"]
+            assert isinstance(facts, Mapping)
+            told = ", ".join(f"{name} {value}" for name, value in facts.items())
+            out.print(f"{'would reach' if rehearsed else 'reached':>11}  {step['reached']:16} {escape(told)}")
+        for condition in _conditions(step):
+            mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}[condition["ok"]]
+            out.print(f"{'':11}  {mark} {escape(condition['name'])}: {escape(condition['why'])}")
+    if outcome.predicted is not None:
+        parts = ", ".join(f"{n} {s:.1f} s" for n, s in outcome.predicted.parts.items() if s >= 0.05)
+        out.print(f"writes would be refused for about {outcome.predicted.total_s:.1f} s: {parts}")
+    if outcome.blocked_s is not None:
+        out.print(f"writes were refused for {outcome.blocked_s:.1f} s")
+    for why in outcome.refusals:
+        out.print(f"[red]refused[/]  {escape(why)}")
+    if rehearsed:
+        out.print("rehearsed: nothing was changed; `tandem cutover run --execute` does it")
+    else:
+        out.print(f"[bold]{outcome.state}[/]: {MEANING[outcome.state]}")
+
+
+def _conditions(step: Mapping[str, object]) -> list[Any]:
+    found = step.get("conditions")
+    return list(found) if isinstance(found, list) else []
+
+
+def _picture(cutover: Mapping[str, Any], fence: Mapping[str, Any]) -> None:
+    """All states in their order, with where it is."""
+    grid = Table(title=f"cutover {cutover['run']}, begun {cutover['began']}", title_justify="left", box=None)
+    grid.add_column("")
+    grid.add_column("state")
+    grid.add_column("at")
+    grid.add_column("what it means")
+    reached = {e["goal"]: e["at"] for e in cutover["entries"] if e["what"] == "reached"}
+    aborted = cutover["state"] == State.ABORTED
+    here = len(ORDER) if aborted else ORDER.index(State(cutover["state"]))
+    for number, state in enumerate(ORDER):
+        mark = "✓" if number <= here and not aborted else " "
+        if str(state) == cutover["state"]:
+            mark = "▶"
+        elif str(state) == cutover["intent"]:
+            mark = "…"
+        when = reached.get(str(state), "") if number <= here and not aborted else ""
+        grid.add_row(mark, str(state), when[11:19], MEANING[state])
+    if aborted:
+        grid.add_row("▶", "aborted", reached.get("aborted", "")[11:19], MEANING[State.ABORTED])
+    out.print(grid)
+    for entry in cutover["entries"]:
+        if entry["what"] in ("failed", "fell back"):
+            out.print(f"{entry['at'][11:19]} {entry['what']}: {escape(str(entry['facts'].get('why', '')))}")
+    left = f", {fence['left_s']:.0f} s of its lease left" if fence["left_s"] is not None else ""
+    out.print(f"the fence: {fence['standing']}{left}")
+    if cutover["intent"]:
+        out.print(f"begun and not known to be done: {cutover['intent']}; `tandem cutover resume`, or abort")
+    if cutover["controller"]:
+        out.print(f"controller: {cutover['controller']}")

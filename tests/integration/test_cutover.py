@@ -1,0 +1,240 @@
+"""The cutover on real servers: under an application that writes, killed, refused, and gone back from."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.mongo.journal import COLLECTION
+from connectors.postgres.fence import Fence, Standing
+from sync import app
+from tests.support.application import Application
+from tests.support.controller import POINTS
+from tests.support.pipeline import Pipeline, consuming, pipeline
+from tests.support.stack import Own
+from tests.support.until import until
+
+DDL = """
+CREATE TABLE users (id bigint PRIMARY KEY, full_name text NOT NULL, is_active boolean NOT NULL DEFAULT true);
+CREATE TABLE teams (id bigint PRIMARY KEY, name text NOT NULL, created_by bigint REFERENCES users);
+INSERT INTO users SELECT n, 'user ' || n FROM generate_series(1, 200) AS n;
+INSERT INTO teams SELECT n, 'team ' || n, n FROM generate_series(1, 50) AS n;
+"""
+MAPPING = """
+version: 1
+collections:
+  users: {from: public.users, where: is_active}
+  teams: {from: public.teams, references: {createdBy: {column: created_by, to: users}}}
+"""
+FLAG = "use_mongodb"
+
+
+@dataclass
+class Moving:
+    """A pipeline that streams, and what its application is told by."""
+
+    on: Pipeline
+    flags: Path
+    own: Own
+
+    def application(self, rate: float = 60) -> Application:
+        addresses = self.own.addresses
+        return Application(
+            addresses.postgres_dsn,
+            addresses.mongodb_uri,
+            addresses.mongodb_database,
+            self.flags,
+            FLAG,
+            range(1, 101),
+            rate=rate,
+        )
+
+    def cutover(
+        self, *arguments: str, dies: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "tests.support.controller", "cutover", *arguments]
+        done = subprocess.run(
+            [*command, "--mapping", str(self.on.tandem.mapping)],
+            env={**self.on.tandem.environ, "DIE_AT": dies, "PYTHONPATH": os.getcwd()},
+            cwd=self.on.tandem.folder,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        wanted = -signal.SIGKILL if dies else 0
+        if check and done.returncode != wanted:
+            raise AssertionError(
+                f"cutover {arguments} {dies}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
+        return done
+
+    def status(self) -> Any:
+        done = self.cutover("status", "--json", check=False)
+        return json.loads(done.stdout)
+
+    @property
+    def fence(self) -> Standing:
+        tables = ("public.users", "public.teams")
+        return Fence(self.own.name, tables).facts(self.on.sql).standing
+
+    def serves_from_postgres(self, application: Application) -> None:
+        """Nothing stands in the way of a write, and it arrives."""
+        before = application.counts["postgres"]
+        until(lambda: application.counts["postgres"] > before + 5, within=20)
+        assert not application.on_mongo
+        assert self.fence is Standing.NONE
+
+    def serves_from_mongo(self, application: Application) -> None:
+        before = application.counts["mongo"]
+        until(lambda: application.counts["mongo"] > before + 5, within=20)
+        assert application.on_mongo
+        assert self.fence is Standing.SEALED
+        assert self.on.db["_tandem_positions"].count_documents({"holder": {"$regex": "^cutover:"}}) > 0
+
+    def starts_over(self) -> None:
+        """As before any cutover: for the next one of the same test."""
+        self.on.db[COLLECTION].delete_many({})
+        _write_flags(self.flags)
+        self.on.db["_tandem_positions"].update_many({}, {"$set": {"holder": None}})
+        Fence(self.own.name, ("public.users", "public.teams")).lift(self.on.sql)
+        self.on.tandem.run("reload", "users", "teams")
+
+
+def _write_flags(file: Path) -> None:
+    flag = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
+    file.write_text(json.dumps({"flags": {FLAG: flag}}), encoding="utf-8")
+
+
+@contextmanager
+def moving(own: Own, folder: Path) -> Iterator[Moving]:
+    flags = folder / "flags.json"
+    _write_flags(flags)
+    options = {
+        "TANDEM_FLAGS__FILE": str(flags),
+        "TANDEM_FLAGS__NAMES": FLAG,
+        "TANDEM_CUTOVER__BACKUP": "false",
+        "TANDEM_CUTOVER__WAY_BACK": "none",
+        "TANDEM_CUTOVER__OBSERVE_S": "0.5",
+        "TANDEM_CUTOVER__LEASE_S": "4",
+        "TANDEM_DASHBOARD__READY_BELOW_S": "30",
+    }
+    with pipeline(own, folder, DDL, MAPPING, **options) as on:
+        on.tandem.run("snapshot")
+        with consuming(on):
+            on.wait()
+            app.verify(on.settings)
+            yield Moving(on, flags, own)
+
+
+def test_it_is_rehearsed_and_then_done_under_an_application_that_writes(own: Own, tmp_path: Path) -> None:
+    with moving(own, tmp_path) as here, here.application() as application:
+        until(lambda: application.counts["postgres"] > 20)
+        rehearsed = json.loads(here.cutover("run", "--json").stdout)
+        assert rehearsed["rehearsed"]
+        assert rehearsed["refusals"] == []
+        assert rehearsed["predicted"]["seconds"] > 0
+        assert not application.refused
+        assert here.on.db[COLLECTION].count_documents({}) == 0
+        done = json.loads(here.cutover("run", "--execute", "--json").stdout)
+        print({name: done[name] for name in ("state", "predicted", "blocked_s")})
+        here.serves_from_mongo(application)
+        print("blocked as the application saw it", application.blocked_s, "said", done["blocked_s"])
+        assert application.refused
+        assert application.blocked_s <= done["blocked_s"] + 1
+        application.stop()
+        assert application.strange == []
+        assert application.lost() == []
+        for refusing in (("reload", "users"), ("setup",), ("teardown", "--drop-collections", "--yes")):
+            refused = here.on.tandem.run(*refusing, check=False)
+            assert refused.returncode != 0
+            if refusing[0] != "teardown":
+                assert "cut over" in refused.stderr
+        again = here.cutover("abort", check=False)
+        assert again.returncode == 1
+        assert "nothing to abort" in again.stderr
+
+
+#: killed here, on every run of the tests; all of them: `make cutover-matrix`
+SOME = ("before reached fenced", "before reached sealed", "before reached flags_flipped")
+assert set(SOME) <= set(POINTS)
+
+
+def test_killed_it_is_resumed_or_aborted(own: Own, tmp_path: Path) -> None:
+    with moving(own, tmp_path) as here:
+        for number, point in enumerate(SOME):
+            with here.application() as application:
+                until(lambda a=application: a.counts["postgres"] > 10)  # type: ignore[misc]
+                here.cutover("run", "--execute", dies=point)
+                assert here.status()["cutover"]["state"] != "done"
+                if number % 2:
+                    time.sleep(4.5)  # the lease is over
+                turned = application.on_mongo
+                aborted = here.cutover("abort", check=False)
+                assert (aborted.returncode == 0) is (not turned), aborted.stdout + aborted.stderr
+                if turned:
+                    here.cutover("resume")
+                    here.serves_from_mongo(application)
+                else:
+                    here.serves_from_postgres(application)
+                    here.cutover("run", "--execute", dies=point)
+                    here.cutover("resume")
+                    here.serves_from_mongo(application)
+                application.stop()
+                assert application.strange == []
+                assert application.lost() == []
+            here.starts_over()
+
+
+def test_what_is_not_in_order_is_named_and_nothing_is_refused(own: Own, tmp_path: Path) -> None:
+    with moving(own, tmp_path) as here, here.application() as application:
+        until(lambda: application.counts["postgres"] > 10)
+        here.on.db["users"].update_one({}, {"$set": {"strange": 1}})
+        refused = json.loads(here.cutover("run", "--execute", "--json", check=False).stdout)
+        assert refused["state"] == "sessions_waited"
+        assert "differs from PostgreSQL" in refused["refusals"][0]
+        here.serves_from_postgres(application)
+        here.on.db["users"].update_many({}, {"$unset": {"strange": 1}})
+        slow = here.cutover("resume", "--max-blocked", "0.01", "--json", check=False)
+        assert "are allowed" in json.loads(slow.stdout)["refusals"][0]
+        before = len(application.refused)
+        here.serves_from_postgres(application)
+        assert len(application.refused) == before
+        here.flags.write_text("{", encoding="utf-8")
+        assert here.cutover("resume", check=False).returncode == 1
+        _write_flags(here.flags)
+        here.cutover("resume")
+        here.serves_from_mongo(application)
+        application.stop()
+        assert application.lost() == []
+
+
+def test_bad_input_is_named(own: Own, tmp_path: Path) -> None:
+    with moving(own, tmp_path) as here:
+        for arguments, code, told in (
+            (("resume",), 1, "there was no cutover yet"),
+            (("run", "--until", "nowhere"), 2, "there is no state nowhere"),
+            (("run", "--phase", "x"), 2, "there is no phase x"),
+            (("run", "--max-blocked", "-1"), 2, "has to be above 0"),
+        ):
+            done = here.cutover(*arguments, check=False)
+            assert done.returncode == code, done.stderr
+            assert told in done.stderr
+            assert "Traceback" not in done.stderr
+        assert here.cutover("status").stdout.startswith("there was no cutover yet")
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_every_point_has_a_name_of_its_own(point: str) -> None:
+    assert POINTS.count(point) == 1
