@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-foreign check torture mutants bench bench-latency down clean lock
+.PHONY: help install demo test test-foreign check torture mutants cutover-matrix bench bench-latency down clean lock
 bin := .venv/bin
 
 help: ## show this
@@ -35,6 +35,9 @@ torture: install ## random histories for long: SEED=... CASES=10000 (of a real P
 
 mutants: install ## break each clause of the write rule in turn, and tell which test notices
 	@$(bin)/python -m tests.torture.mutants $(ARGS)
+
+cutover-matrix: install ## the controller killed at every point, servers standing still in every state; an hour
+	@$(bin)/python -m tests.torture.cutover_matrix $(ARGS)
 
 bench: install ## ratios: snapshot against insert_many, stream against blind bulk writes; minutes
 	@$(bin)/python -m tests.benchmarks.main_job $(ARGS)
