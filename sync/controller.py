@@ -32,7 +32,7 @@ from connectors.mongo.client import Document
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
 from connectors.postgres import slots, writers
-from connectors.postgres.client import connect
+from connectors.postgres.client import Session, connect
 from connectors.postgres.fence import Fence
 from connectors.services import answers
 from sync import app, proof, steps
@@ -62,7 +62,7 @@ _SUPPOSED_SESSION_S = 0.1
 
 
 class Live:
-    """What each step does. Holds a session with PostgreSQL of its own for the fence."""
+    """What each step does. Holds sessions with PostgreSQL, one of them for the fence alone."""
 
     def __init__(
         self, settings: Settings, run: str, stack: ExitStack, log: Log, begun: Document | None = None
@@ -71,9 +71,9 @@ class Live:
         self.wished = settings.cutover
         self.db = mongo.connect(settings.target, name="tandem cutover")
         stack.callback(self.db.client.close)
-        self.session = stack.enter_context(closing(connect(settings.source, name="tandem cutover")))
-        # a second one, so that the fence can be renewed while a step asks something long
-        self.renewing = stack.enter_context(closing(connect(settings.source, name="tandem cutover fence")))
+        # two of them, so that the fence can be renewed while a step asks something long
+        self._sessions: dict[str, Session] = {}
+        stack.callback(self._close)
         positions = ledger.positions(self.db)
         if not positions:
             raise NotSetUp(
@@ -84,6 +84,26 @@ class Live:
         self._lag = stack.enter_context(closing(LagWatch(settings)))
         self._looked_at = -_FRESH_S
         self._lsn = _lsn_of(begun)
+
+    @property
+    def session(self) -> Session:
+        """With PostgreSQL; a new one where the last was cut off."""
+        return self._session("tandem cutover")
+
+    @property
+    def renewing(self) -> Session:
+        """The same for the fence alone."""
+        return self._session("tandem cutover fence")
+
+    def _close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+
+    def _session(self, name: str) -> Session:
+        known = self._sessions.get(name)
+        if known is None or known.closed or known.broken:
+            known = self._sessions[name] = connect(self.settings.source, name=name)
+        return known
 
     # -- looking -------------------------------------------------------------------------------------------------
     def conditions(self, goal: State) -> list[Condition]:
@@ -393,8 +413,8 @@ class Live:
     def go_back(self, had: State, stop: Stop) -> Facts:
         """Everything as it was, as far as it was changed."""
         facts: dict[str, object] = {}
-        self.open(flags=bool(self.settings.flags.names))
         reached = ORDER.index(had) if had in ORDER else len(ORDER)
+        self.open(flags=reached >= ORDER.index(State.FLAGS_FLIPPED) and bool(self.settings.flags.names))
         if self._has_sessions and reached >= ORDER.index(State.SESSIONS_MOVED):
             facts["sessions_withdrawn"] = steps.sessions_withdraw(self.settings)
         if self._has_files and reached >= ORDER.index(State.FILES_COPIED):

@@ -105,6 +105,8 @@ def resume(at: At, world: World) -> Resume | str:
     """Where to go on after a crash, or why that cannot be said."""
     if at.state is State.ABORTED or at.state is State.DONE:
         return f"the last cutover is {at.state}: there is nothing to go on with"
+    if at.intent is State.ABORTED:
+        return "an abort was begun, and is not known to be done: end it with `tandem cutover abort`"
     if has_turned(at):
         if at.state is State.SEALED and world.turned is False and world.fence != "sealed":
             return _from_the_fence("the fence is not sealed any more, and the flags are not turned")

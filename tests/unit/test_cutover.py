@@ -243,6 +243,12 @@ def test_sealed_without_a_fence_goes_on_only_where_it_is_known_who_writes() -> N
     assert "find out" in str(resume(at, World("lapsed", True)))
 
 
+def test_an_abort_that_was_begun_is_ended_not_gone_on_from() -> None:
+    at = At(State.DRAINED, State.ABORTED)
+    assert "end it with" in str(resume(at, World("none", False)))
+    assert abort(at, World("none", False)) is None
+
+
 def test_flags_that_cannot_be_read_close_the_way_back() -> None:
     at = At(State.SEALED, State.FLAGS_FLIPPED)
     assert abort(at, World("sealed", False)) is None
