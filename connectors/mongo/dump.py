@@ -321,8 +321,8 @@ def restore(
 
 
 def _demand_same(db: Database, wanted: Metadata) -> None:
-    """Options and indexes are those of the dump, also where a server loses some when a collection gets its name.
-    Raises DumpFailed where they can't be set then."""
+    """Options are those of the dump, also where a server loses some when a collection gets its name. Raises DumpFailed
+    where they can't be set then."""
     (found,) = db.list_collections(filter={"name": wanted.name})
     options = {n: v for n, v in wanted.options.items() if found.get("options", {}).get(n) != v}
     if options:
@@ -332,9 +332,6 @@ def _demand_same(db: Database, wanted: Metadata) -> None:
                 remedy="restore with mongorestore: the folder has its layout",
             )
         db.command({"collMod": wanted.name, **options})
-    there = {index["name"] for index in db[wanted.name].list_indexes()}
-    if lost := [dict(i) for i in wanted.indexes if i["name"] not in there]:
-        db.command({"createIndexes": wanted.name, "indexes": lost})
 
 
 def _fill(

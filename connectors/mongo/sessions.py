@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from bson import DatetimeMS, Decimal128
 from bson.errors import InvalidBSON
@@ -21,6 +21,9 @@ from pymongo.errors import DuplicateKeyError
 from connectors.mongo.client import Database, Document, translated
 from connectors.settings import SessionShape
 
+T = TypeVar("T")
+#: sessions of one request
+_PIECE = 1_000
 MOVES = "_tandem_sessions"
 NOTICES = "_tandem_notices"
 MIGRATING, MIGRATED, FAILED = "migrating", "migrated", "migration_failed"
@@ -232,9 +235,12 @@ def _unpublished(document: Document) -> bool:
     return bool(document.get("published") != document["attempt"])
 
 
-def _documents(db: Database, shape: SessionShape, ids: Collection[Any]) -> dict[Any, Document]:
-    found = db[shape.collection].find({"_id": {"$in": list(ids)}}, dict.fromkeys(_WRITTEN, 1))
-    return {d.pop("_id"): d for d in found}
+def _documents(db: Database, shape: SessionShape, ids: Sequence[Any]) -> dict[Any, Document]:
+    documents = {}
+    for some in _in_pieces(ids):
+        found = db[shape.collection].find({"_id": {"$in": list(some)}}, dict.fromkeys(_WRITTEN, 1))
+        documents.update({d.pop("_id"): d for d in found})
+    return documents
 
 
 def _outcome(document: Document) -> Document:
@@ -263,13 +269,19 @@ def withdraw(db: Database, shape: SessionShape) -> int:
                 change["$unset"] = gone
             back.append(UpdateOne({"_id": d["_id"]}, change))
         _bulk(db, shape.collection, back)
-        db[MOVES].delete_many({"_id": {"$in": [d["_id"] for d in known]}})
+        for some in _in_pieces([d["_id"] for d in known]):
+            db[MOVES].delete_many({"_id": {"$in": list(some)}})
         return len(known)
 
 
 def _bulk(db: Database, collection: str, writes: Sequence[UpdateOne]) -> None:
-    for first in range(0, len(writes), 1_000):
-        db[collection].bulk_write(list(writes[first : first + 1_000]), ordered=False)
+    for some in _in_pieces(writes):
+        db[collection].bulk_write(list(some), ordered=False)
+
+
+def _in_pieces(all_: Sequence[T]) -> Iterator[Sequence[T]]:
+    for first in range(0, len(all_), _PIECE):
+        yield all_[first : first + _PIECE]
 
 
 # -- what was told -----------------------------------------------------------------------------------------------

@@ -201,4 +201,5 @@ def _of_tree(folder: Path, tree: Tree, deep: bool) -> list[str]:
 
 
 def _shown(path: str) -> str:
-    return path.encode("utf-8", "backslashreplace").decode()
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
