@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -251,6 +252,15 @@ def test_what_comes_back_is_all_that_was_there(
     )
     with pytest.raises(BackupForeign, match="is of the MongoDB database"):
         restore(elsewhere, execute=False, parts=("mongodb",))
+    (place / manifest.NAME).write_text(replace(kept, source={**kept.source, "system": "1"}).as_text())
+    with pytest.raises(BackupForeign, match="is of another PostgreSQL server"):
+        restore(settings, parts=("postgres",), replace=True)
+    assert restore(settings, execute=False, parts=("postgres",), replace=True, foreign=True).ok
+    (place / manifest.NAME).write_text(kept.as_text())
+    now = datetime.now(UTC)
+    db["_tandem_workers"].insert_one({"_id": "w", "partitions": [], "seen": now, "alive": now})
+    with pytest.raises(RestoreRefused, match="consumers write to the MongoDB database"):
+        restore(settings, parts=("mongodb",), replace=True)
     db["_tandem_state"].insert_one({"_id": "pipeline", "system": "1", "database": "other"})
     with pytest.raises(BackupForeign, match="target of another source"):
         restore(settings, parts=("mongodb",), replace=True)
