@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import unquote
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
@@ -42,6 +44,16 @@ DEFAULT_NAMES = {
 }
 #: for both roots of the files, where nothing else says one
 BASE_PATH = "NFS_BASE_PATH"
+#: the same of PostgreSQL, where nothing else gives its address -> libpq's keyword
+POSTGRES_NAMES = {
+    "POSTGRES_HOST": "host",
+    "POSTGRES_PORT": "port",
+    "POSTGRES_USER": "user",
+    "POSTGRES_PASSWORD": "password",
+    "POSTGRES_DB": "dbname",
+}
+#: the database that a URI names, where no other is given
+_DATABASE_OF_URI = re.compile(r"mongodb(?:\+srv)?://[^/]+/([^?]+)")
 #: what two pipelines may not share is named after the slot, unless it is given
 NAMED_AFTER_SLOT = (
     ("source", "publication"),
@@ -414,7 +426,19 @@ def _over(content: dict[str, Any], environ: Mapping[str, str]) -> list[str]:
     if base := environ.get(BASE_PATH):
         for key in ("old", "new"):
             content.setdefault("files", {}).setdefault(key, base)
+    given = {name: environ[env] for env, name in POSTGRES_NAMES.items() if environ.get(env)}
+    if "host" in given:
+        content.setdefault("source", {}).setdefault("dsn", _dsn(given))
+    target = content.setdefault("target", {})
+    if found := _DATABASE_OF_URI.match(str(target.get("uri", ""))):
+        target.setdefault("database", unquote(found[1]))
     return problems
+
+
+def _dsn(given: Mapping[str, str]) -> str:
+    """libpq's form of it (PostgreSQL documentation, 32.1.1.1)."""
+    quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in given.items()}
+    return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
 def _plain(loc: tuple[int | str, ...], kind: str, message: str, environ: Mapping[str, str]) -> str:

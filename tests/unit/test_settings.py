@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from connectors.errors import SettingsInvalid
 from sync.settings import read, read_known
@@ -152,3 +153,30 @@ def test_an_address_given_in_half_is_missing_the_rest_for_every_command() -> Non
         read_known(environ={"POSTGRES_DSN": "host=a", "MONGODB_URI": "mongodb://a"})
     with pytest.raises(SettingsInvalid, match=r"source.dsn is missing"):
         read_known(environ={})
+
+
+def test_the_names_of_other_scripts_are_taken_last() -> None:
+    others = {
+        **{name: value for name, value in ENVIRON.items() if name not in ("POSTGRES_DSN", "MONGODB_DATABASE")},
+        "MONGODB_URI": "mongodb://me:hunter2@mongo/my%2Dapp?replicaSet=rs0",
+        "POSTGRES_HOST": "old",
+        "POSTGRES_PORT": "5433",
+        "POSTGRES_USER": "me",
+        "POSTGRES_PASSWORD": r"it's a \ secret",
+        "POSTGRES_DB": "acp",
+    }
+    found = read(environ=others)
+    assert conninfo_to_dict(found.source.dsn.get_secret_value()) == {
+        "host": "old",
+        "port": "5433",
+        "user": "me",
+        "password": r"it's a \ secret",
+        "dbname": "acp",
+    }
+    assert found.target.database == "my-app"
+    both = read(environ={**others, **ENVIRON})
+    assert both.source.dsn.get_secret_value() == ENVIRON["POSTGRES_DSN"]
+    assert both.target.database == "app"
+    with pytest.raises(SettingsInvalid) as failed:
+        read(environ={**others, "POSTGRES_HOST": ""})
+    assert "secret" not in failed.value.what
