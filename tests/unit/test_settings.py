@@ -157,7 +157,9 @@ def test_an_address_given_in_half_is_missing_the_rest_for_every_command() -> Non
 
 def test_the_names_of_other_scripts_are_taken_last() -> None:
     others = {
-        **{name: value for name, value in ENVIRON.items() if name not in ("POSTGRES_DSN", "MONGODB_DATABASE")},
+        **{
+            name: value for name, value in ENVIRON.items() if name not in ("POSTGRES_DSN", "MONGODB_DATABASE")
+        },
         "MONGODB_URI": "mongodb://me:hunter2@mongo/my%2Dapp?replicaSet=rs0",
         "POSTGRES_HOST": "old",
         "POSTGRES_PORT": "5433",
