@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 from connectors.errors import Kind, MappingInvalid, Misused, NotComplete, NotSetUp, SyncError
 from connectors.kafka.admin import Admin
@@ -114,7 +118,7 @@ def verify(
                 collections=asked.collections,
                 wait=lambda lsn: waited(complete, lsn, asked.timeout_s),
                 progress=progress,
-                limits=_limits(asked),
+                limits=_limits(asked, settings.limits.chunk_rows),
                 sample=asked.sample,
                 seed=kept.seed,
                 pace=pace,
@@ -126,11 +130,10 @@ def verify(
         return found
 
 
-def _limits(asked: Asked) -> Limits:
+def _limits(asked: Asked, rows: int) -> Limits:
     """Chunks are small where the pace is low: their snapshots should be short."""
-    rows = Limits.chunk_rows
     if asked.max_rows_per_s is not None:
-        rows = max(100, min(rows, int(asked.max_rows_per_s * _CHUNK_S)))
+        rows = max(1, min(rows, int(asked.max_rows_per_s * _CHUNK_S)))
     return Limits(workers=asked.workers, chunk_rows=rows, batch=min(Limits.batch, rows))
 
 
@@ -208,9 +211,10 @@ class _Kept:
         wanted = json.dumps([*kind, asked.scheduled is not None])
         within_s = max(RESUMED_WITHIN_S, 2 * (asked.scheduled or 0))
         try:
-            earlier = verified.take_over(db, wanted, within_s) if asked.resume else None
+            by = f"{os.getpid()}@{socket.gethostname()}"
+            earlier = verified.take_over(db, wanted, within_s, by, _ended) if asked.resume else None
             if earlier is None:
-                self.run = verified.begin(db, uuid.uuid4().hex[:12], wanted, lsn, self.seed).id
+                self.run = verified.begin(db, uuid.uuid4().hex[:12], wanted, lsn, self.seed, by).id
             else:
                 self.run, self.seed = earlier.id, earlier.seed
                 done = [Seen.of(chunk) for chunk in verified.chunks(db, earlier.id)]
@@ -249,6 +253,12 @@ class _Kept:
         if self.run is not None:
             with suppress(SyncError):  # what ended the run is told; without this the next waits for the lease
                 verified.let_go(self.db, self.run)
+
+
+def _ended(by: str) -> bool:
+    """Whether a process, by its number and its machine, is known to be gone: of other machines nothing is known."""
+    number, _, host = by.partition("@")
+    return host == socket.gethostname() and not psutil.pid_exists(int(number))
 
 
 @contextmanager

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -41,8 +41,8 @@ class Running:
     seed: int
 
 
-def begin(db: Database, run: str, wanted: str, lsn: Lsn, seed: int) -> Running:
-    """A run begins. wanted: what it is to look at; only one that wants the same may go on with it."""
+def begin(db: Database, run: str, wanted: str, lsn: Lsn, seed: int, by: str) -> Running:
+    """A run begins. wanted: what it is to look at; only one that wants the same goes on with it. by: which process."""
     now = _now_ms(db)
     with translated():
         db[VERIFICATIONS].insert_one(
@@ -51,6 +51,7 @@ def begin(db: Database, run: str, wanted: str, lsn: Lsn, seed: int) -> Running:
                 "wanted": wanted,
                 "lsn": Int64(lsn),
                 "seed": Int64(seed),
+                "by": by,
                 "began": DatetimeMS(now),
                 "beat": DatetimeMS(now),
                 "ended": False,
@@ -59,22 +60,27 @@ def begin(db: Database, run: str, wanted: str, lsn: Lsn, seed: int) -> Running:
     return Running(run, lsn, now, seed)
 
 
-def take_over(db: Database, wanted: str, within_s: float) -> Running | None:
-    """Take over the newest run that wanted the same, is dead, and began within this time. None: there is none."""
+def take_over(
+    db: Database, wanted: str, within_s: float, by: str, ended: Callable[[str], bool]
+) -> Running | None:
+    """Take over the newest run that wanted the same, is dead, and began within this time. None: there is none.
+
+    ended: whether a process is known to be gone; else a run is dead when it has not been heard of for some time.
+    """
     now = _now_ms(db)
-    query = {
-        "wanted": wanted,
-        "ended": False,
-        "began": {"$gte": DatetimeMS(int(now - within_s * 1_000))},
-        "beat": {"$lt": DatetimeMS(int(now - _LEASE_S * 1_000))},
-    }
+    query = {"wanted": wanted, "ended": False, "began": {"$gte": DatetimeMS(int(now - within_s * 1_000))}}
     with translated():
-        found = db[VERIFICATIONS].find_one_and_update(
-            query, {"$set": {"beat": DatetimeMS(now)}}, sort=[("began", -1)]
-        )
-    if found is None:
-        return None
-    return Running(str(found["_id"]), Lsn(found["lsn"]), int(found["began"]), int(found["seed"]))
+        for found in db[VERIFICATIONS].find(query, sort=[("began", -1)]):
+            if int(found["beat"]) > now - _LEASE_S * 1_000 and not ended(found["by"]):
+                continue
+            mine = {"_id": found["_id"], "beat": found["beat"], "by": found["by"]}
+            if (
+                db[VERIFICATIONS]
+                .update_one(mine, {"$set": {"beat": DatetimeMS(now), "by": by}})
+                .matched_count
+            ):
+                return Running(found["_id"], Lsn(found["lsn"]), int(found["began"]), int(found["seed"]))
+    return None
 
 
 def beat(db: Database, run: str) -> None:

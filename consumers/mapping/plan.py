@@ -515,8 +515,9 @@ class _Compiler:
     ) -> None:
         for column in shape.rename:
             self.unknown((*path, "rename", column), table, column)
-        for column in shape.omit:
-            self.unknown((*path, "omit"), table, column)
+        for option in ("omit", "secret"):
+            for column in getattr(shape, option):
+                self.unknown((*path, option), table, column)
         self._conversions_fit(path, shape, table)
         for column in shape.only or ():
             self.unknown((*path, "only"), table, column)

@@ -20,6 +20,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 Columns = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Named = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 FieldName = Annotated[str, Field(pattern=r"^[^.$\x00][^.\x00]*$")]
 FieldNames = Annotated[tuple[FieldName, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 TableName = Annotated[str, Field(pattern=r"^[^.\x00]+\.[^.\x00]+$")]
@@ -101,6 +102,8 @@ class Shape(_Part):
     references: dict[FieldName, Reference] = {}
     #: column -> how its values become BSON, where it is not the default of its type
     convert: dict[str, Annotated[Conversion, BeforeValidator(_null_is_no_policy)]] = {}
+    #: columns whose values nobody is shown; what becomes of them is the same, so it is no part of the digest
+    secret: Named = Field(default=(), exclude=True)
 
     @model_validator(mode="after")
     def _one_or_the_other(self) -> Shape:
@@ -186,6 +189,7 @@ class Collection(_Part):
     computed: dict[FieldName, str] = {}
     references: dict[FieldName, Reference] = {}
     convert: dict[str, Annotated[Conversion, BeforeValidator(_null_is_no_policy)]] = {}
+    secret: Named = Field(default=(), exclude=True)
     embed: dict[FieldName, Embed] = {}
     copies: dict[FieldName, Copy] = Field(default={}, alias="copy")
     indexes: tuple[Index, ...] = ()
@@ -207,6 +211,7 @@ class Collection(_Part):
             "computed",
             "references",
             "convert",
+            "secret",
         )
         for name, option in (*zip(options, options, strict=True), ("embed", "embed"), ("copies", "copy")):
             if self.table is None and getattr(self, name):

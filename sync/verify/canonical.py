@@ -11,17 +11,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from hashlib import blake2b
+from secrets import token_bytes
 from typing import Any
 from uuid import UUID
 
-from bson import Decimal128, Int64, ObjectId
-from bson.binary import Binary
+import bson
+from bson import CodecOptions, Decimal128, Int64, ObjectId
+from bson.binary import Binary, UuidRepresentation
 from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 
 INT32 = range(-(1 << 31), 1 << 31)
 INT64 = range(-(1 << 63), 1 << 63)
 _DIGITS = 34
+_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(uuid_representation=UuidRepresentation.STANDARD)
 #: Exponents that Decimal128 has (IEEE 754-2008, decimal128): of its last digit, and of its first one.
 _LOWEST, _HIGHEST = -6176, 6144
 
@@ -47,6 +51,28 @@ class Unfit:
     """A value that BSON has no faithful form for: a row with one is parked, so no document agrees with it."""
 
     why: str
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A value that nobody is to be shown. told: what may be."""
+
+    told: str
+
+
+#: masks of one process can be compared with each other, and with nothing else
+_KEY = token_bytes(16)
+
+
+def masked(value: Any) -> Any:
+    """A value by its type, its length and a keyed hash: enough to tell whether two are the same. null is shown."""
+    if value is None or isinstance(value, Unfit | Masked):
+        return Unfit("a secret value has no form") if isinstance(value, Unfit) else value
+    length = f" of {len(value)}" if isinstance(value, str | bytes | list | dict) else ""
+    written = bson.encode({"": value}, codec_options=_CODEC)
+    return Masked(
+        f"{type_name(value)}{length}, secret {blake2b(written, digest_size=4, key=_KEY).hexdigest()}"
+    )
 
 
 def type_name(value: object) -> str:
@@ -131,6 +157,8 @@ def described(value: object, limit: int = 200) -> str:
     """A value with its BSON type, for people; long ones are cut."""
     if isinstance(value, Unfit):
         return f"nothing that BSON has: {value.why}"
+    if isinstance(value, Masked):
+        return value.told
     if value is None:
         return "null"
     if isinstance(value, DatetimeMS):

@@ -22,6 +22,9 @@ def explained(
     if difference.kind is Kind.EXTRA:
         there = key is not None and rows.present(session, its, [key], filtered=False)
         causes.append("its row does not pass the filter" if there else "there is no such row")
+    if difference.kind is Kind.MISSING and its.ttl:
+        fields = ", ".join(field for field, _ in its.ttl)
+        causes.append(f"perhaps a TTL index on {fields} has removed it")
     if difference.kind is Kind.DIFFERS:
         parked = [table for table in its.embedded if documents.parked_count(database, table)]
         causes += [f"events of {table} are parked" for table in parked]

@@ -5,6 +5,7 @@ The SQL makes PostgreSQL filter, compute and order; what it returns becomes cano
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -232,6 +233,8 @@ class Reading:
     #: other tables that its documents are made from
     embedded: tuple[str, ...] = field(default=())
     copied: tuple[Copied, ...] = field(default=())
+    #: places in its documents whose values nobody is shown, such as `members.token`
+    secret: frozenset[str] = field(default=frozenset())
 
     @property
     def has_integer_key(self) -> bool:
@@ -346,7 +349,24 @@ def reading(name: str, mapping: Mapping_, types: Types) -> Reading:
         copied=tuple(
             _copied(name, field, table, copy, mapping, types) for field, copy in collection.copies.items()
         ),
+        secret=frozenset(_secret(shape, {**collection.embed, **collection.copies})),
     )
+
+
+def _secret(shape: Shape, inner: Mapping[str, Shape]) -> Iterator[str]:
+    """Places that hold what becomes of a secret column, what is computed from one included."""
+    for column in shape.secret:
+        yield shape.rename.get(column, camel_case(column))
+        for name, reference in shape.references.items():
+            if column in reference.columns:
+                yield from (name, *(kept for kept, held in reference.kept if held == column))
+        yield from (
+            n
+            for n, written in shape.computed.items()
+            if re.search(rf"(?<!\w){re.escape(column)}(?!\w)", written)
+        )
+    for name, one in inner.items():
+        yield from (f"{name}.{place}" for place in _secret(one, one.embed if isinstance(one, Embed) else {}))
 
 
 def _copied(place: str, field: str, own: Table, copy: Copy, mapping: Mapping_, types: Types) -> Copied:
@@ -380,7 +400,12 @@ def _ttl(collection: Collection) -> Iterator[tuple[str, int]]:
 def _rows(
     place: str, shape: Shape, table: Table, mapping: Mapping_, types: Types, left_out: Sequence[str]
 ) -> _Rows:
-    for name in (*shape.rename, *shape.omit, *(c for r in shape.references.values() for c in r.columns)):
+    for name in (
+        *shape.rename,
+        *shape.omit,
+        *shape.secret,
+        *(c for r in shape.references.values() for c in r.columns),
+    ):
         _column(place, table, name)
     outputs: dict[str, _Output | _Pointer] = {}
     for column in table.columns:

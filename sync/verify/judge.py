@@ -11,7 +11,7 @@ from bson import ObjectId
 
 from consumers.mapping.ids import row_key
 from sync.verify.canonical import Unfit
-from sync.verify.compare import SYNC, mismatches
+from sync.verify.compare import SYNC, mismatches, wrong_sync
 from sync.verify.expected import Key, Reading
 from sync.verify.expiry import may_be_gone
 from sync.verify.report import Difference, Kind
@@ -43,16 +43,22 @@ def judge(
                 found=mismatch.found,
                 cause=_foreign(document),
             )
-            for mismatch in mismatches(expected, document, copy)
+            for mismatch in mismatches(expected, document, copy, its.secret)
         ]
     there = document if expected is None else expected
     if there is None or may_be_gone(its.ttl, there, now_ms):
         return []
     if document is not None:
         return [replace(whole, kind=Kind.EXTRA, cause=_foreign(document))]
-    unfit = next((value.why for value in there.values() if isinstance(value, Unfit)), None)
+    unfit = next((_why(its, name, value) for name, value in there.items() if isinstance(value, Unfit)), None)
     return [replace(whole, cause=unfit and f"the row has no faithful document: {unfit}")]
 
 
+def _why(its: Reading, field: str, value: Unfit) -> str:
+    return "a secret value" if field in its.secret else value.why
+
+
 def _foreign(document: Mapping[str, Any]) -> str | None:
-    return None if SYNC in document else "written by another client: it has no _sync"
+    if SYNC not in document:
+        return "written by another client: it has no _sync"
+    return "written by another client: its _sync is not tandem's" if wrong_sync(document) else None

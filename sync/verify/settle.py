@@ -72,7 +72,7 @@ class Settling:
                 if rested and (last or not report.waited or suspects.get(at) == differences):
                     self._record(at, differences)
                     del doubts.ids[at]
-                elif last or not report.waited:
+                elif last or self.wait is None:
                     self._record(at, [replace(found, kind=Kind.IN_FLUX) for found in differences])
                     del doubts.ids[at]
             suspects = {at: differences for at, differences, rested in seen if rested}
