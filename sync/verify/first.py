@@ -146,7 +146,9 @@ class FirstLook:
     # rows
 
     def _look(self, session: postgres.Session, chunk: Chunk) -> None:
-        self._allow(self.extent.cut_rows)  # before the snapshot: none is kept open for the sake of the pace
+        self._allow(
+            chunk.collection, self.extent.cut_rows
+        )  # before the snapshot: none is kept open for the sake of the pace
         its, seen = self.readings[chunk.collection], Seen(chunk, rows.lsn(session))
         reading = rows.stream(session, its, self.extent.batch, chunk.keys)
         keys: dict[Any, Key] = {}
@@ -205,7 +207,7 @@ class FirstLook:
 
         def every_row() -> Iterator[bytes]:
             for chunk in cut(session, its, (), _KEYS_AT_ONCE):
-                self._allow(_KEYS_AT_ONCE // _KEY_COSTS)
+                self._allow(its.collection, _KEYS_AT_ONCE, _KEY_COSTS)
                 yield from rows.ids_in(session, its, chunk.keys)
 
         def every_document() -> Iterator[list[Any]]:
@@ -239,9 +241,12 @@ class FirstLook:
         with self._lock:
             self.report.add(seen)
 
-    def _allow(self, rows_: int) -> None:
+    def _allow(self, collection: str, most: int, part: int = 1) -> None:
+        """Wait for the pace: for so many rows, or all of a table that has fewer, or a part of that."""
         if self.pace is not None:
-            self.pace.wait(rows_, self._stop.is_set)
+            self.pace.wait(
+                max(1, min(most, self.report.collections[collection].total) // part), self._stop.is_set
+            )
 
     def _timed(self, what: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()

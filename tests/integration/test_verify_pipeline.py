@@ -199,11 +199,15 @@ def test_each_planted_fault_is_found_under_a_writer_and_nothing_else(on: Pipelin
     assert not status["last"]["ok"]
     assert status["whole"]["mapping"]
 
-    # put right again; the writer rests
+    # put right again, less what the writer has written
     on.wait()
-    for name, rows in before.items():
-        resting = [d for d in rows if name != "items" or d["id"] <= RESTING]
-        for document in resting:
+    resting = {
+        "owners": lambda d: True,
+        "items": lambda d: d["id"] <= RESTING,
+        "things": lambda d: d["code"] == "k1",
+    }
+    for name, mine in resting.items():
+        for document in filter(mine, before[name]):
             on.db[name].replace_one({"_id": document["_id"]}, document, upsert=True)
     on.db["items"].delete_one({"_id": item(77_777)})
     on.db["things"].delete_many({"_sync": {"$exists": False}})
@@ -223,7 +227,7 @@ def test_a_killed_run_goes_on_where_it_was(on: Pipeline) -> None:
         process.kill()
     [run] = on.db["_tandem_verify"].find({"ended": False})
     done = chunks.count_documents({"run": run["_id"]})
-    on.sql.execute("UPDATE items SET n = n + 1 WHERE id <= 3")  # the stream goes on meanwhile
+    on.sql.execute("UPDATE items SET n = n + 1 WHERE id IN (1, 3)")  # the stream goes on meanwhile
     on.wait()
     quick = proof.verify(on.settings, proof.Asked())  # wants the same: its pace is no matter
     assert (quick.run, quick.resumed) == (run["_id"], done)
@@ -243,7 +247,7 @@ def test_a_sample_is_the_same_for_its_seed_and_counts_all_ids(on: Pipeline) -> N
     )
     again = proof.verify(on.settings, proof.Asked(collections=["items", "things"], sample=40, seed=3))
     assert [c["low"] for c in one["chunks"]] == [c["low"] and list(c["low"]) for c in again.chunks]
-    assert one["coverage"] == pytest.approx(0.4 * 2 / 3)
+    assert one["coverage"] == pytest.approx(0.4 * 2 / 3, abs=1e-5)
     rows = on.db["items"].count_documents({})
     assert 0 < one["collections"]["items"]["rows"] < rows
     assert one["collections"]["items"]["documents"] == rows
