@@ -45,6 +45,9 @@ bench: install ## ratios: snapshot against insert_many, stream against blind bul
 bench-latency: install ## from the commit to the acknowledged write, at 500 and 2,000 row changes a second
 	@$(bin)/python -m tests.benchmarks.latency $(ARGS)
 
+bench-verify: install ## verification against a plain count and scan of both sides: ARGS='--rows 1000000'
+	@$(bin)/python -m tests.benchmarks.verify $(ARGS)
+
 down: ## end the embedded stack; its data stays
 	@if [ -x $(bin)/tandem ]; then $(bin)/tandem dev down; fi
 

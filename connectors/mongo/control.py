@@ -12,7 +12,7 @@ from connectors.mongo.client import Database, Document, translated
 from connectors.mongo.ledger import STATE
 
 _ID = "control"
-ROLES = ("consumers", "snapshot")
+ROLES = ("consumers", "snapshot", "verify")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from connectors.mongo.control import ROLES, Control
 from sync.cli.options import Config, Json, MappingFile, read_settings
 from sync.cli.output import out, print_json
 
-_Roles = Annotated[list[str] | None, typer.Argument(help=f"{' or '.join(ROLES)} [default: both].")]
+_Roles = Annotated[list[str] | None, typer.Argument(help=f"{', '.join(ROLES)} [default: all].")]
 
 
 def pause(
     roles: _Roles = None, config: Config = None, mapping: MappingFile = None, json: Json = False
 ) -> None:
-    """Let consumers, or the snapshot, stand still and keep their places. Nothing is lost: Kafka keeps the events."""
+    """Let consumers, the snapshot or a verification stand still, and keep their places: nothing is lost."""
     from sync import app as root
 
     told(root.control(read_settings(config, mapping), pause=roles or ROLES), json=json)
@@ -38,7 +38,9 @@ def throttle(
     json: Json = False,
     max_ops: Annotated[
         int | None,
-        typer.Option(help="Rows a second at most: of all consumers together, and of the snapshot."),
+        typer.Option(
+            help="Rows a second at most: of all consumers together, of the snapshot, of a verification."
+        ),
     ] = None,
     max_lag: Annotated[
         float | None, typer.Option(help="The snapshot waits while the stream is so many seconds behind.")

@@ -1,5 +1,6 @@
-"""Ratios in one run: the snapshot against plain insert_many of the same documents, the stream against the same events
-written blind in bulk. `make bench`, or `python -m tests.benchmarks.main_job --users 2000 --changes 4000`.
+"""Ratios in one run: the snapshot against plain insert_many of the same documents, verification against the snapshot,
+the stream against the same events written blind in bulk. `make bench`, or
+`python -m tests.benchmarks.main_job --users 2000 --changes 4000`.
 
 Never pass or fail: it prints medians with their spread, and docs/performance.md keeps the figures.
 """
@@ -74,6 +75,13 @@ class Bench:
                 self.db[name].delete_many({})
             self.db[ledger.STATE].delete_many({"_id": {"$regex": "^load"}})
             self.db[ledger.POSITIONS].update_many({}, {"$set": {"holder": ledger.UNLOADED}})
+
+    def verify(self) -> int:
+        """Compare everything; returns documents and elements compared, which the snapshot writes as staged rows."""
+        report = app.verify(self.settings)
+        assert report.ok, report.as_dict()
+        members = sum(len(team["members"]) for team in self.db["teams"].find({}, {"members": 1}))
+        return members + sum(of.compared for of in report.collections.values())
 
     def insert_many(self, documents: dict[str, list[dict[str, Any]]], workers: int = 2) -> int:
         """The same documents, by as many threads as the loader has."""
@@ -165,15 +173,18 @@ def main() -> None:
         bench = Bench(own, options.users)
         bench.snapshot()  # sets up
         documents = bench.written()
-        loads, inserts = [], []
+        loads, inserts, verifies = [], [], []
         for _ in range(options.rounds):
             loads.append(timed(bench.snapshot))
+            verifies.append(timed(bench.verify))
             inserts.append(timed(lambda: bench.insert_many(documents)))
         ratio = statistics.median(loads) / statistics.median(inserts)
         print(
             f"snapshot {spread(loads)} rows/s; insert_many {spread(inserts)} docs/s; ratio {ratio:.2f}",
             flush=True,
         )
+        ratio = statistics.median(verifies) / statistics.median(loads)
+        print(f"verify {spread(verifies)} rows/s; ratio to the snapshot {ratio:.2f}", flush=True)
         Writer(bench.settings.source, seed=options.seed).run(options.changes)
         bench.stream()  # the unique indexes are built, and Kafka has everything
         streams, blinds = [], []

@@ -13,6 +13,8 @@ from bson.datetime_ms import DatetimeMS
 from bson.dbref import DBRef
 
 from connectors.mongo.client import CODEC
+from consumers.mapping.plan import digest_of
+from consumers.mapping.spec import parse
 from sync.verify.canonical import Unfit
 from sync.verify.compare import Mismatch, first_difference, mismatches, wrong_sync
 
@@ -152,3 +154,42 @@ def test_what_a_document_points_by(copy: Any, wanted: dict[str, ObjectId | None]
     """Its parent's next change reaches it by that."""
     sync = {"at": None, "lsn": Int64(7), **({} if copy is ... else {"copy": copy})}
     assert [m.at for m in mismatches(EXPECTED, document(_sync=sync), wanted)] == ([at] if at else [])
+
+
+# secrets
+
+
+def test_secret_values_are_masked_wherever_they_are_and_can_be_told_apart() -> None:
+    expected = {"token": "hunter2", "who": "a", "members": [{"id": 1, "pin": 7}], "raw": {"a": b"xyz"}}
+    secret = {"token", "members.pin", "raw"}
+
+    def told(**changed: Any) -> list[Mismatch]:
+        found = {"_id": ID, "_sync": {"at": None, "lsn": Int64(1)}, **deepcopy(expected), **changed}
+        return list(mismatches(expected, found, secret=secret))
+
+    [one] = told(token="hunter3")
+    assert one.expected.startswith("string of 7, secret ")
+    assert one.expected != one.found
+    [again] = told(token="hunter4")
+    assert (again.expected, again.found != one.found) == (one.expected, True)
+    assert told(token=None)[0].found == "null"
+    [pin] = told(members=[{"id": 1, "pin": 8}])
+    assert (pin.at, pin.expected[:13]) == ("members[0].pin", "int32, secret")
+    [longer] = told(members=[{"id": 1, "pin": 7}, {"id": 2, "pin": 9}])
+    assert "int32 2" in longer.found
+    assert "pin: int32, secret" in longer.found
+    [inside] = told(raw={"a": b"abc"})
+    assert inside.at == "raw.a"
+    every = repr([one, again, pin, longer, inside])
+    for hidden in ("hunter", "int32 7", "int32 8", "int32 9", b"xyz".hex(), b"abc".hex()):
+        assert hidden not in every, hidden
+    assert "hunter3" in repr(list(mismatches(expected, {**expected, "token": "hunter3"})))
+
+
+def test_a_secret_changes_no_digest() -> None:
+    plain = (
+        "version: 1\ncollections: {t: {from: public.t, embed: {c: {from: public.c, foreign_key: t_id%s}}%s}}"
+    )
+    assert digest_of(parse(plain % ("", ""))) == digest_of(
+        parse(plain % (", secret: pin", ", secret: [a, b]"))
+    )
