@@ -43,6 +43,8 @@ _BEAT_EVERY_S, _HEAR_EVERY_S = 5.0, 0.5
 RESUMED_WITHIN_S = 86_400.0
 #: who starts consumers at the same time is waited for so long; where none lives, nothing more comes
 _STARTING_S = 6.0
+#: somebody else may walk by the same schedule
+_ASKED_EVERY_S = 60.0
 #: a chunk takes so long at most at a limited pace
 _CHUNK_S = 10.0
 #: of its period a scheduled walk takes so much: the rest is for what goes wrong
@@ -298,7 +300,7 @@ def schedule(
     while not stop():
         try:
             if (pause_s := _until_due(settings, asked.scheduled)) > 0:
-                time.sleep(min(pause_s, 0.5))
+                _sleep(min(pause_s, _ASKED_EVERY_S), stop)
                 continue
             rate = asked.max_rows_per_s or _rate(settings, asked.scheduled)
             log("verifying", rows_per_s=rate)
