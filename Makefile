@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-foreign check torture mutants cutover-matrix bench bench-latency down clean lock
+.PHONY: help install demo demo-cutover test test-foreign check torture mutants cutover-matrix bench bench-latency down clean lock
 bin := .venv/bin
 
 help: ## show this
@@ -13,6 +13,9 @@ install: .venv/.installed ## make .venv with everything that is needed; nothing 
 
 demo: install ## the whole way once: embedded stack, sample data, snapshot, live changes, verification
 	@$(bin)/tandem demo
+
+demo-cutover: install ## the application moved to MongoDB while it writes, with its files and sessions; on a stack of its own
+	@$(bin)/python -m tests.acceptance.cutover_demo $(ARGS)
 
 test: install ## all tests, on embedded stacks, two files at a time; ARGS='--stack=containers' for another, or any of pytest's own
 	@$(bin)/pytest -n 2 --dist loadfile $(ARGS)

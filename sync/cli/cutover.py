@@ -153,7 +153,7 @@ def _print(outcome: Outcome, *, rehearsed: bool) -> None:
         if "reached" in step:
             facts = step["facts"]
             assert isinstance(facts, Mapping)
-            told = ", ".join(f"{name} {value}" for name, value in facts.items())
+            told = ", ".join(f"{name} {value}" for name, value in facts.items() if _is_short(value))
             out.print(f"{'would reach' if rehearsed else 'reached':>11}  {step['reached']:16} {escape(told)}")
         for condition in _conditions(step):
             mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}[condition["ok"]]
@@ -169,6 +169,11 @@ def _print(outcome: Outcome, *, rehearsed: bool) -> None:
         out.print("rehearsed: nothing was changed; `tandem cutover run --execute` does it")
     else:
         out.print(f"[bold]{outcome.state}[/]: {MEANING[outcome.state]}")
+
+
+def _is_short(value: object) -> bool:
+    """What tells people something on one line; `--json` and the journal have all."""
+    return isinstance(value, int | float | str) and value is not False and len(str(value)) <= 40
 
 
 def _conditions(step: Mapping[str, object]) -> list[Any]:
