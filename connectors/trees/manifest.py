@@ -7,13 +7,13 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
-from connectors.trees.walk import Entry
+from connectors.trees.walk import Entry, Take
 
 Side = Literal["old", "new"]
 _COLUMNS = (
@@ -22,16 +22,13 @@ _COLUMNS = (
 )  # fmt: skip
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS entries (
-    side TEXT, folder BLOB, name BLOB, {", ".join(_COLUMNS)}, walk INTEGER,
+    side TEXT, folder BLOB, name BLOB, {", ".join(_COLUMNS)},
     PRIMARY KEY (side, folder, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_inode ON entries (side, device, inode, folder, name) WHERE links > 1 AND kind = 'file';
 """
-_INSERT = (
-    f"INSERT OR REPLACE INTO entries (side, folder, name, {', '.join(_COLUMNS)}, walk)"
-    f" VALUES ({', '.join('?' * (len(_COLUMNS) + 4))})"
-)
-_VERSION = 1
+_INSERT = f"INSERT OR REPLACE INTO entries VALUES ({', '.join('?' * (len(_COLUMNS) + 3))})"
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +70,39 @@ class Manifest:
         """Done with it."""
         self._db.close()
 
-    def begin(self, side: Side) -> tuple[Callable[[bytes, Sequence[Entry]], None], int]:
-        """A new walk of a side: what takes its entries, and its number for `end`."""
-        with self._lock:
-            top = self._db.execute("SELECT coalesce(max(walk), 0) FROM entries WHERE side = ?", (side,))
-            walk = int(top.fetchone()[0]) + 1
+    def taker(self, side: Side) -> Take:
+        """What a walk of this side gives its folders to, with what `known` said of them. Only changes are written."""
 
-        def take(_: bytes, entries: Sequence[Entry]) -> None:
-            rows = [(side, e.folder, e.name, *(getattr(e, name) for name in _COLUMNS), walk) for e in entries]
+        def take(folder: bytes, entries: Sequence[Entry], known: Mapping[bytes, Entry]) -> None:
+            new = [entry for entry in entries if known.get(entry.name) != entry]
+            gone = known.keys() - {entry.name for entry in entries}
+            if not new and not gone:
+                return
+            folders = {name for name in gone if known[name].kind == "folder"}
+            folders |= {e.name for e in new if e.kind != "folder" and e.name in known}
             with self._lock:
-                self._db.executemany(_INSERT, rows)
+                for name in folders:
+                    self._forget(side, folder + b"/" + name if folder else name)
+                self._db.executemany(
+                    "DELETE FROM entries WHERE side = ? AND folder = ? AND name = ?",
+                    [(side, folder, name) for name in gone],
+                )
+                self._db.executemany(_INSERT, [(side, *entry) for entry in new])
 
-        return take, walk
+        return take
 
-    def end(self, side: Side, walk: int) -> None:
-        """The walk is whole: what it did not meet is not there any more."""
+    def end(self, side: Side, empty: Iterable[bytes] = ()) -> None:
+        """The walk is whole. empty: folders where it had nothing to look at."""
         with self._lock:
-            self._db.execute("DELETE FROM entries WHERE side = ? AND walk <> ?", (side, walk))
+            for folder in empty:
+                self._forget(side, folder)
             self._db.commit()
+
+    def _forget(self, side: Side, folder: bytes) -> None:
+        """All in a folder, at any depth."""
+        self._db.execute("DELETE FROM entries WHERE side = ? AND folder = ?", (side, folder))
+        inside = (side, folder + b"/", folder + b"0")  # 0 comes after /
+        self._db.execute("DELETE FROM entries WHERE side = ? AND folder > ? AND folder < ?", inside)
 
     def known(self, side: Side) -> Callable[[bytes], Mapping[bytes, Entry]]:
         """What was found before, by folder."""
@@ -195,7 +207,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    return Entry(*row)
+    return Entry._make(row)
 
 
 def _line(entry: Entry) -> dict[str, object]:

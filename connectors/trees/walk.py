@@ -7,10 +7,11 @@ import os
 import stat
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from connectors.errors import Stopped
 
@@ -33,8 +34,7 @@ class Start:
     parts: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One file, folder, link, or other thing. digest: BLAKE2b of a file's content, where it was asked for."""
 
     folder: bytes
@@ -91,7 +91,7 @@ class WalkReport:
     seconds: float = 0.0
 
 
-Take = Callable[[bytes, Sequence[Entry]], None]
+Take = Callable[[bytes, Sequence[Entry], Mapping[bytes, Entry]], None]
 Known = Callable[[bytes], Mapping[bytes, Entry]]
 _KEPT = 20
 
@@ -99,8 +99,9 @@ _KEPT = 20
 class Walk:
     """One walk.
 
-    take: given each folder's path and its entries, from several threads. known: what is known of a folder's entries by
-    name; a file that is unchanged keeps its digest. digests: read the files. tell: bytes and files so far.
+    take: given each folder's path, its entries, and what was known of them, from several threads. known: what is known
+    of a folder's entries by name. digests: read the files. reuse: but not those that are as they are known. tell: bytes
+    and files so far.
     """
 
     def __init__(
@@ -109,12 +110,13 @@ class Walk:
         *,
         digests: bool = False,
         known: Known | None = None,
+        reuse: bool = True,
         workers: int = 4,
         stop: Callable[[], bool] | None = None,
         tell: Callable[[int, int], None] | None = None,
         skip: frozenset[bytes] = frozenset(),
     ) -> None:
-        self._take, self._known, self._digests = take, known, digests
+        self._take, self._known, self._digests, self._reuse = take, known, digests, reuse
         self._workers, self._stop, self._tell = workers, stop, tell
         #: names that are passed over at the top of a start
         self._skip = skip
@@ -132,8 +134,12 @@ class Walk:
         for start in starts:
             at = (start.path.rpartition(b"/")[0], start.root, start.parts[:-1])
             by_parent.setdefault(at, []).append(start)
+        tops: dict[bytes, list[Entry]] = {}
         for (folder, root, parts), of in by_parent.items():
-            self._look_at_starts(folder, root, parts, of)
+            tops.setdefault(folder, []).extend(self._look_at_starts(folder, root, parts, of))
+        for folder, found in tops.items():
+            self._count(found)
+            self._take(folder, found, self._known(folder) if self._known is not None else {})
         threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._workers)]
         for thread in threads:
             thread.start()
@@ -146,15 +152,15 @@ class Walk:
 
     def _look_at_starts(
         self, folder: bytes, root: bytes, parts: tuple[bytes, ...], starts: Sequence[Start]
-    ) -> None:
+    ) -> list[Entry]:
         try:
             at = open_folder(root, parts)
         except OSError as error:
             for start in starts:
                 self._trouble(start.path, error)
-            return
+            return []
+        found = []
         try:
-            found = []
             for start in starts:
                 entry = self._entry(at, folder, start.path.rpartition(b"/")[2], start.parts[-1], {})
                 if entry is not None:
@@ -163,8 +169,7 @@ class Walk:
                         self._todo.append((start, ()))
         finally:
             os.close(at)
-        self._count(found)
-        self._take(folder, found)
+        return found
 
     def _work(self) -> None:
         while True:
@@ -200,14 +205,14 @@ class Walk:
             except OSError as error:
                 self._trouble(path, error)
                 return []
-            known = self._known(path) if self._known is not None and names else {}
+            known = self._known(path) if self._known is not None else {}
             if not parts and self._skip:
                 names = [name for name in names if name not in self._skip]
             found = [e for name in names if (e := self._entry(at, path, name, name, known)) is not None]
         finally:
             os.close(at)
         self._count(found)
-        self._take(path, found)
+        self._take(path, found, known)
         return [(start, (*parts, entry.name)) for entry in found if entry.kind == "folder"]
 
     def _entry(
@@ -217,9 +222,9 @@ class Walk:
         try:
             entry = _looked_at(at, folder, name, real)
             if self._digests and entry.kind == "file":
-                before = known.get(name)
+                before = known.get(name) if self._reuse else None
                 if before is not None and before.settled and before.digest and entry.same_as(before):
-                    return replace(entry, digest=before.digest, settled=True)
+                    return entry._replace(digest=before.digest, settled=True)
                 entry = self._read(at, entry, real)
         except OSError as error:
             self._trouble(folder + b"/" + name if folder else name, error)
@@ -232,7 +237,7 @@ class Walk:
             digest, size = self._digest(at, real)
             after = _looked_at(at, entry.folder, entry.name, real)
             if after.same_as(entry) and size == entry.size:
-                return replace(entry, digest=digest, settled=entry.ctime_ns < self._settled_before)
+                return entry._replace(digest=digest, settled=entry.ctime_ns < self._settled_before)
             entry = after
             if entry.kind != "file":
                 return entry
@@ -257,14 +262,15 @@ class Walk:
         return made.digest(), size
 
     def _count(self, entries: Sequence[Entry]) -> None:
+        counts = Counter(entry.kind for entry in entries)
+        size = sum(entry.size for entry in entries if entry.kind == "file")
         with self._turn:
             report = self.report
-            for entry in entries:
-                report.files += entry.kind == "file"
-                report.folders += entry.kind == "folder"
-                report.links += entry.kind == "link"
-                report.others += entry.kind == "other"
-                report.size += entry.size if entry.kind == "file" else 0
+            report.files += counts["file"]
+            report.folders += counts["folder"]
+            report.links += counts["link"]
+            report.others += counts["other"]
+            report.size += size
             if self._tell is not None:
                 self._tell(report.size, report.files)
 

@@ -496,18 +496,18 @@ def look(
     """
     reports = []
     for side in ("old", "new"):
-        take, number = manifest.begin(side)
         walk = Walk(
-            take,
+            manifest.taker(side),
             digests=True,
-            known=None if fully else manifest.known(side),
+            known=manifest.known(side),
+            reuse=not fully,
             workers=workers,
             stop=stop,
             tell=tell,
         )
         starts = [layout.old_start(u) if side == "old" else layout.new_start(u, where) for u in units]
         report = walk.run(starts)
-        manifest.end(side, number)
+        manifest.end(side, {area.encode() for area in AREAS} - {unit.area.encode() for unit in units})
         if report.troubles:
             path, code = report.troubles[0]
             raise place.error_of(

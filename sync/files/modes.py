@@ -25,7 +25,7 @@ def set_modes(
     changes: list[tuple[Entry, int]] = []
     lock = threading.Lock()
 
-    def take(_: bytes, entries: Sequence[Entry]) -> None:
+    def take(_: bytes, entries: Sequence[Entry], __: object) -> None:
         found = [
             (e, mode)
             for e in entries

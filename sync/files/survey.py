@@ -103,7 +103,7 @@ class Survey:
     def _tally(self, units: Sequence[Unit]) -> Tally:
         tally, lock, twins = Tally(units=len(units)), threading.Lock(), set[tuple[int, int]]()
 
-        def take(_: bytes, entries: Sequence[Entry]) -> None:
+        def take(_: bytes, entries: Sequence[Entry], __: object) -> None:
             with lock:
                 for entry in entries:
                     _add(tally, entry, twins)
@@ -119,7 +119,7 @@ class Survey:
     def _staged_bytes(self, units: Sequence[Unit], *, placed: bool) -> int:
         size, lock = 0, threading.Lock()
 
-        def take(_: bytes, entries: Sequence[Entry]) -> None:
+        def take(_: bytes, entries: Sequence[Entry], __: object) -> None:
             nonlocal size
             with lock:
                 size += sum(entry.blocks * 512 for entry in entries)

@@ -178,7 +178,7 @@ def _same_folders(
     for path in strays(layout, old_units(layout, leave)):
         differs(path, "extra")
 
-    def take(_: bytes, entries: Iterable[Entry]) -> None:
+    def take(_: bytes, entries: Iterable[Entry], __: object) -> None:
         for entry in entries:
             area = entry.path.partition(b"/")[0].decode("ascii", "replace")
             if entry.kind in ("file", "folder") and mode_of(area, entry.kind, entry.mode) != entry.mode:

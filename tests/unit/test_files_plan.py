@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -32,12 +34,12 @@ from connectors.trees.walk import Entry, Start, Walk
 from consumers.mapping.conversion import moved
 from sync.files import state
 from sync.files.compare import SUSPECT, compare
-from sync.files.layout import Layout, Unit, mode_of
+from sync.files.layout import AREAS, Layout, Unit, mode_of
 from sync.files.plan import Listing, Tally, plan, points_out
 from sync.files.run import Files
 from sync.files.state import Placed, State, standing
 from sync.files.verify import PathField, check_paths
-from tests.support.workspaces import Roots
+from tests.support.workspaces import Gardener, Roots
 
 LAYOUT = Layout(Path("/nfs"), Path("/new"), False, "7")
 ROOM = Room(1, 2, 10**9, 10**6, 0o755, 0, 0)
@@ -189,9 +191,7 @@ def test_what_sql_leaves_out_does_not_differ(old: list[Entry], new: list[Entry])
     manifest = Manifest(Path(":memory:"))
     try:
         for side, found in (("old", old), ("new", new)):
-            take, number = manifest.begin(side)  # type: ignore[arg-type]
-            take(b"", found)
-            manifest.end(side, number)  # type: ignore[arg-type]
+            manifest.taker(side)(b"", found, {})  # type: ignore[arg-type]
         everything = compare(manifest.pairs(), owners=True)
         suspects = compare(manifest.pairs(SUSPECT), owners=True)
         assert (everything.differing, everything.counts) == (suspects.differing, suspects.counts)
@@ -200,10 +200,9 @@ def test_what_sql_leaves_out_does_not_differ(old: list[Entry], new: list[Entry])
 
 
 def walked(root: Path, manifest: Manifest, side: str, **more: object) -> Walk:
-    take, number = manifest.begin(side)  # type: ignore[arg-type]
-    walk = Walk(take, digests=True, **more)  # type: ignore[arg-type]
+    walk = Walk(manifest.taker(side), digests=True, **more)  # type: ignore[arg-type]
     walk.run([Start(b"private/7", os.fsencode(root), (b"private", b"7"))])
-    manifest.end(side, number)  # type: ignore[arg-type]
+    manifest.end(side)  # type: ignore[arg-type]
     return walk
 
 
@@ -231,6 +230,47 @@ def test_what_has_not_changed_is_not_read_twice_and_what_has_is(
         manifest.close()
 
 
+def test_a_manifest_that_follows_changes_is_what_a_new_one_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    seed = pytestconfig.getoption("--seed") or Random().randrange(1 << 32)
+    print(f"seed {seed}")
+    monkeypatch.setattr("connectors.trees.walk._SETTLED_NS", -(10**12))
+    root = tmp_path / "root"
+    gardener = Gardener(root, Random(seed))
+    gardener.plant(users=4, files=60)
+    follows = Manifest(tmp_path / "follows.db")
+    for number in range(8):
+        for _ in range(12):
+            gardener.step()
+        if number == 3:
+            shutil.rmtree(root / "private" / os.listdir(root / "private")[0])
+        if number in (4, 6):  # a folder with something in it becomes a file
+            user = root / "private" / os.listdir(root / "private")[-1]
+            (user / "was" / "in").mkdir(parents=True, exist_ok=True)
+        if number in (5, 7):
+            shutil.rmtree(user / "was", ignore_errors=True)
+            (user / "was").touch()
+        if number == 5:
+            shutil.rmtree(root / "shared")
+        new = Manifest(tmp_path / f"{number}.db")
+        for manifest in (follows, new):
+            tops = {
+                area: os.listdir(os.fsencode(root / area)) if (root / area).exists() else [] for area in AREAS
+            }
+            starts = [
+                Start(area.encode() + b"/" + name, os.fsencode(root), (area.encode(), name))
+                for area, names in tops.items()
+                for name in names
+            ]
+            walk = Walk(manifest.taker("old"), digests=True, known=manifest.known("old"))
+            walk.run(starts)
+            manifest.end("old", [area.encode() for area, names in tops.items() if not names])
+        assert list(follows.entries("old")) == list(new.entries("old"))
+        new.close()
+    follows.close()
+
+
 def test_a_damaged_manifest_is_made_anew(tmp_path: Path) -> None:
     (tmp_path / "manifest.db").write_bytes(b"no database at all" * 100)
     manifest = Manifest(tmp_path / "manifest.db")
@@ -245,7 +285,7 @@ def test_a_walk_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "private/7/out").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "private/8").symlink_to(tmp_path / "elsewhere")
     found: list[Entry] = []
-    walk = Walk(lambda _, entries: found.extend(entries))
+    walk = Walk(lambda _, entries, __: found.extend(entries))
     walk.run([Start(b"private/7", os.fsencode(tmp_path), (b"private", b"7"))])
     assert sorted(e.path for e in found) == [b"private/7", b"private/7/out"]
     found.clear()
