@@ -246,11 +246,11 @@ def test_a_manifest_that_follows_changes_is_what_a_new_one_would_be(
         if number == 3:
             shutil.rmtree(root / "private" / os.listdir(root / "private")[0])
         if number in (4, 6):  # a folder with something in it becomes a file
-            user = root / "private" / os.listdir(root / "private")[-1]
-            (user / "was" / "in").mkdir(parents=True, exist_ok=True)
+            was = root / "private" / str(number) / "was"
+            (was / "in").mkdir(parents=True)
         if number in (5, 7):
-            shutil.rmtree(user / "was", ignore_errors=True)
-            (user / "was").touch()
+            shutil.rmtree(was)
+            was.touch()
         if number == 5:
             shutil.rmtree(root / "shared")
         new = Manifest(tmp_path / f"{number}.db")
