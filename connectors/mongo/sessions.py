@@ -7,10 +7,12 @@ pipeline runs, that is the consumers' alone. It is written there only by `publis
 from __future__ import annotations
 
 import base64
+import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 from bson import DatetimeMS, Decimal128
@@ -59,6 +61,10 @@ class Move:
     agent_id: str | None = None
     reason: str | None = None
     size: int | None = None
+    #: of the conversation that was restored
+    digest: str | None = None
+    #: its document says so
+    published: bool = False
 
 
 def _unexpired(shape: SessionShape, now: datetime) -> Document:
@@ -121,6 +127,12 @@ def conversation(db: Database, shape: SessionShape, session: Session) -> list[An
     return [plain(m) for m in messages] if isinstance(messages, list) else []
 
 
+def digest_of(messages: list[Any]) -> str:
+    """By which a conversation is known to have changed."""
+    text = json.dumps(messages, sort_keys=True, separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def plain(value: Any) -> Any:
     """A BSON value as JavaScript's JSON.stringify has it: dates as ISO text, ids as hex digits, NaN as null."""
     if isinstance(value, Mapping):
@@ -161,17 +173,22 @@ def _move(document: Document) -> Move:
         document.get("agentId"),
         document.get("reason"),
         document.get("size"),
+        document.get("digest"),
+        document.get("published") == document["attempt"],
     )
 
 
-def begin(db: Database, session: Session) -> Move:
-    """Note, before the agent is asked, that a session is being moved. An attempt that began before this is void."""
-    change = {
-        "$set": {"status": MIGRATING, "at": datetime.now(UTC)},
+def begin(db: Database, session: Session, *, anew: bool = False) -> Move:
+    """Note, before the agent is asked, that a session is being moved. An attempt that began before this is void.
+    anew: with another key, so that the agent makes another session."""
+    key = {"key": str(uuid.uuid4())}
+    change: Document = {
+        "$set": {"status": MIGRATING, "at": datetime.now(UTC), **(key if anew else {})},
         "$inc": {"attempt": 1},
-        "$setOnInsert": {"key": str(uuid.uuid4())},
-        "$unset": {"reason": 1, "agentId": 1, "size": 1},
+        "$unset": {"reason": 1, "agentId": 1, "size": 1, "digest": 1},
     }
+    if not anew:
+        change["$setOnInsert"] = key
     with translated():
         for again in (True, False):
             try:
@@ -187,10 +204,17 @@ def begin(db: Database, session: Session) -> Move:
 
 
 def end(
-    db: Database, move: Move, status: str, *, agent_id: str | None, reason: str | None, size: int | None
+    db: Database,
+    move: Move,
+    status: str,
+    *,
+    agent_id: str | None,
+    reason: str | None,
+    size: int | None,
+    digest: str | None = None,
 ) -> bool:
     """Note what became of an attempt. False: another one has begun since, and this one says nothing."""
-    known = {"agentId": agent_id, "reason": reason, "size": size}
+    known = {"agentId": agent_id, "reason": reason, "size": size, "digest": digest}
     fields: Document = {
         "status": status,
         "at": datetime.now(UTC),

@@ -136,6 +136,7 @@ class Migration:
         self._lock = threading.Lock()
         self._unreached = 0
         self._ending = threading.Event()
+        self._anew: set[Any] = set()
 
     def rehearse(self, *, retry_failed: bool = False) -> Moved:
         """Everything but the moving: the agent is asked whether it is there, each session whether it could be moved.
@@ -182,14 +183,26 @@ class Migration:
         self.report.total = len(found)
         todo = []
         for session in found:
-            fate, reason = _fate(session, known.get(session.id))
-            if fate == MIGRATED:
+            move = known.get(session.id)
+            fate, reason = _fate(session, move)
+            if move is not None and fate == MIGRATED and self._went_on(session, move):
+                self._anew.add(session.id)
+                todo.append(session)
+            elif fate == MIGRATED:
                 self.report.already += 1
             elif fate == FAILED and not retry_failed:
                 self.report.failures.append(Unmoved(session.name, session.user, reason))
             else:
                 todo.append(session)
         return todo
+
+    def _went_on(self, session: Session, move: Move) -> bool:
+        """Whether its conversation is no longer what was restored: it was used after it was moved, as happens when
+        writes come back before the cutover has ended. Once its document says that it is moved, it is the agent's."""
+        if move.published or move.digest is None:
+            return False
+        messages = sessions.conversation(self.db, self.shape, session)
+        return sessions.digest_of(messages) != move.digest
 
     def _knock(self) -> float:
         """Whether the agent is there and takes sessions; returns how long it took to say so."""
@@ -235,8 +248,9 @@ class Migration:
                 raise
             self._end(session, sessions.begin(self.db, session), FAILED, reason=error.what)
             return
+        digest = sessions.digest_of(messages)
         for attempt in range(1, self.terms.attempts + 1):
-            move = sessions.begin(self.db, session)
+            move = sessions.begin(self.db, session, anew=attempt == 1 and session.id in self._anew)
             try:
                 made = self._attempt(agent, session, move, messages, until)
             except SessionRefused as error:
@@ -252,7 +266,7 @@ class Migration:
                     return
             else:
                 self._unreached = 0
-                self._end(session, move, MIGRATED, agent_id=made, size=len(messages))
+                self._end(session, move, MIGRATED, agent_id=made, size=len(messages), digest=digest)
                 return
 
     def _attempt(self, agent: Agent, session: Session, move: Move, messages: list[Any], until: float) -> str:
@@ -282,8 +296,10 @@ class Migration:
         agent_id: str | None = None,
         reason: str | None = None,
         size: int | None = None,
+        digest: str | None = None,
     ) -> None:
-        if not sessions.end(self.db, move, status, agent_id=agent_id, reason=reason, size=size):
+        known = {"agent_id": agent_id, "reason": reason, "digest": digest}
+        if not sessions.end(self.db, move, status, size=size, **known):
             return  # another run has taken it over: that one tells
         with self._lock:
             self.report.pending -= 1

@@ -327,6 +327,14 @@ def test_what_consumers_write_is_left_to_them_until_they_have_ended(own: Own, db
         assert (moved.moved, moved.published) == (8, None)
         assert len(agent.by_key) == 8
         assert list(db["activesessions"].find().sort("_id")) == before
+        # one that was used since it was moved is moved anew, the others are not
+        used = db["activesessions"].find_one()
+        db["conversationhistories"].insert_one({"sessionId": used["sessionId"], "messages": [{"n": 1}]})
+        assert steps.sessions_migrate(wished, rehearse=True).pending == 1
+        again = steps.sessions_migrate(wished)
+        assert (again.moved, again.already, again.messages) == (1, 7, 1)
+        assert list(agent.restored.values()) == [[{"n": 1}]]
+        assert steps.sessions_migrate(wished).already == 8
         # the stream goes on, and all still agrees
         sql.execute("UPDATE user_sessions SET last_activity = now()")
         app.Consumers(wished, quiet, until_caught_up=True).run(lambda: False)
