@@ -361,6 +361,10 @@ class SchemaUnknown(Misused):
     """There is no such schema in the source database."""
 
 
+class KeyUnknown(Misused):
+    """This is no key of the table, and no `_id` of the collection."""
+
+
 class MappingInvalid(Misused):
     """The mapping file is wrong: it says where."""
 

@@ -17,14 +17,13 @@ from uuid import uuid4
 
 from bson import ObjectId
 
-from connectors.errors import UniqueTaken
 from connectors.mongo import ledger, parked
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.postgres.rows import TableRead
 from consumers.apply.arrays import by_ids
 from consumers.apply.attempt import Ended, attempt
 from consumers.apply.decide import Read
-from consumers.apply.untangle import key_of_document, parked_id
+from consumers.apply.untangle import key_in, parked_id
 from consumers.apply.write import RowWriter, keys_read, table_read
 from consumers.contracts import Rows
 from consumers.mapping.plan import Document, Key, Plan, RowPlan, TablePlan
@@ -215,7 +214,7 @@ class Repairer:
 
     # -- what a document is made from ----------------------------------------------------------------------------
     def _made_from(self, tx: Transaction, use: RowPlan, wanted: Wanted, before: Document | None) -> _Made:
-        made = _Made(wanted, before, wanted.key or _key_in(use, before))
+        made = _Made(wanted, before, wanted.key or (None if before is None else key_in(use, before)))
         if made.key is not None:
             made.take(use, [made.key])
             self._below(tx, made, use.collection, use.table, {wanted.id: made.key})
@@ -229,7 +228,7 @@ class Repairer:
         for use in self._plan.arrays.get(home, {}).values():
             keys = dict.fromkeys(self._children(use, table, list(parents.values())))
             for staged in _staged_of(tx, use, list(parents)):
-                key = _key_in(use, staged)
+                key = key_in(use, staged)
                 if key is None:
                     made.strange.setdefault(use.place, []).append(staged["_id"])
                 else:
@@ -258,17 +257,6 @@ class Repairer:
                 if all(natives[part.column] is not None for part in parts):
                     pointed = tuple(part.value(natives[part.column]) for part in parts)
                     made.take(self._plan.copies[use.collection][copied], [pointed])
-
-
-def _key_in(use: RowPlan, document: Document | None) -> Key | None:
-    """The key of the row that a document, or a staged one, stands for; None where it is no row's."""
-    if document is None:
-        return None
-    try:
-        key = key_of_document(use, document)
-        return key if use.id_of(key) == document["_id"] else None
-    except (UniqueTaken, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _staged_of(tx: Transaction, use: RowPlan, parents: Sequence[ObjectId]) -> Iterator[Document]:

@@ -76,6 +76,7 @@ from sync.setup.same import check_mapping, check_pipeline
 from sync.snapshot.lease import LEASE_S
 from sync.snapshot.load import Loader, LoadReport
 from sync.snapshot.reload import Outlook, Reload, ReloadReport, due, outlook
+from sync.story import explain as explain
 from sync.story import now_us as now_us
 from sync.story import repair as repair
 from sync.verify.report import VerifyReport

@@ -1,4 +1,4 @@
-"""How `tandem verify --repair` is put together."""
+"""How `tandem verify --repair` and `tandem explain` are put together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from connectors.errors import NotComplete
+from bson import ObjectId
+
+from connectors.debezium import config
+from connectors.errors import NotComplete, NotSetUp, ServerGone
+from connectors.kafka.tail import Tails
 from connectors.mongo import client as mongo
 from connectors.mongo import ledger
 from connectors.mongo.transaction import Transactions
@@ -14,8 +18,14 @@ from connectors.positions import Lsn
 from connectors.postgres import slots
 from connectors.postgres.client import connect
 from connectors.postgres.rows import CurrentRows
+from consumers.mapping import spec
+from consumers.mapping.ids import KeyValue
+from consumers.records import Decoder
 from consumers.repair import Repairer, Wanted
 from sync import proof
+from sync.explain.facts import Facts
+from sync.explain.read import Asked, Explain
+from sync.explain.verdict import Verdict, verdict
 from sync.lag.token import Completeness
 from sync.repair.report import RepairReport
 from sync.repair.run import Repair
@@ -25,6 +35,7 @@ from sync.setup.make import load_plan
 from sync.setup.same import check_pipeline
 from sync.verify.again import Document as Again
 from sync.verify.again import look_again
+from sync.verify.one import key_of, look_at
 from sync.verify.report import Difference
 from sync.verify.run import Limits
 from sync.verify.run import verify as run_verify
@@ -99,6 +110,55 @@ def repair(
         report = work.run(verified.differences, str(verified.lsn), execute=execute, tell=tell)
         report.left = verified.total - len(verified.differences) + verified.unchecked
         return report
+
+
+def explain(
+    settings: Settings, asked: Asked, log: Callable[..., None] = lambda *_, **__: None
+) -> tuple[Facts, Verdict]:
+    """All that is known of one document, and what to tell first. Raises MappingInvalid, KeyUnknown, NotSetUp."""
+    declared = proof.with_collections(settings.mapping, [asked.collection])
+    with ExitStack() as stack:
+        db = mongo.connect(settings.target, name="tandem explain")
+        stack.callback(db.client.close)
+        with connect(settings.source, name="tandem explain") as session:
+            plan = load_plan(settings, session, schema.known(db))
+            facts = slots.server_facts(session)
+        positions = ledger.positions(db)
+        if not positions:
+            raise NotSetUp("the pipeline is not set up", remedy="run `tandem setup` first")
+        check_pipeline(db, plan, facts)
+        mapping = schema.leaving_out(declared, {t: of.ignored for t, of in schema.known(db).items()})
+        rows = CurrentRows(settings.source)
+        stack.callback(rows.close)
+        tails, no_tails = None, ""
+        try:
+            tails = Tails(settings.kafka)
+            stack.callback(tails.close)
+        except ServerGone as gone:  # document and row can be told all the same
+            no_tails = gone.what
+        tables = {p.topic: position.table for p, position in positions.items()}
+
+        def behind(collection: str, id_: ObjectId) -> tuple[KeyValue, ...] | None:
+            log("looking for the row among all keys of its table", collection=collection)
+            found = key_of(mapping, settings.source, collection, id_)
+            if found is None:
+                return None
+            return plan.documents[collection].table.key_from_texts([str(value) for value in found])
+
+        known = Explain(
+            plan,
+            spec.Lines.of(settings.mapping),
+            db,
+            rows,
+            Decoder(plan, config.placeholder(settings.source, settings.kafka), tables),
+            tails,
+            no_tails,
+            lambda collection, id_, key: look_at(
+                mapping, settings.source, settings.target, collection, id_, key
+            ),
+            behind,
+        ).facts(asked)
+        return known, verdict(known)
 
 
 def _applied(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:

@@ -106,6 +106,14 @@ def rows_of(session: Session, table: str) -> int:
     return int(counted[0]) if counted else 0
 
 
+def _this(read: TableRead) -> sql.Composed:
+    """A condition: the row with the key that is given as parameters."""
+    return sql.SQL(" AND ").join(
+        sql.SQL("{} = %s::" + cast).format(sql.Identifier(c))
+        for c, cast in zip(read.key, read.casts, strict=True)
+    )
+
+
 class SnapshotReader:
     """One session that reads under an exported snapshot. Used by one thread at a time."""
 
@@ -213,14 +221,19 @@ class CurrentRows:
     ) -> dict[str, str | None] | None:
         """PostgreSQL's own text of each of these columns of a row; None where there is no such row."""
         texts = sql.SQL(", ").join(sql.SQL("{}::text").format(sql.Identifier(c)) for c in columns)
-        match = sql.SQL(" AND ").join(
-            sql.SQL("{} = %s::" + cast).format(sql.Identifier(c))
-            for c, cast in zip(read.key, read.casts, strict=True)
-        )
-        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(texts, identifier(read.table), match)
+        query = sql.SQL("SELECT {} FROM {} WHERE {}").format(texts, read.source, _this(read))
         with translated(self._source):
             found = self._session().execute(query, list(key)).fetchone()
         return None if found is None else dict(zip(columns, found, strict=True))
+
+    def truth(self, read: TableRead, condition: str, key: Sequence[str]) -> bool | None:
+        """What a condition, as SQL that was checked, is for a row that is there; None: unknown."""
+        query = sql.SQL("SELECT ({})::boolean FROM {} WHERE {}").format(
+            sql.SQL(condition.replace("%", "%%")), read.source, _this(read)
+        )
+        with translated(self._source):
+            found = self._session().execute(query, list(key)).fetchone()
+        return None if found is None else found[0]
 
     def read(self, wanted: Mapping[TableRead, Sequence[tuple[Any, ...]]]) -> tuple[dict[str, list[Row]], Lsn]:
         """The rows with these keys that there are, per table, all in one snapshot; and a WAL position read before it.

@@ -60,6 +60,15 @@ def key_of_document(use: RowPlan, document: Mapping[str, Any]) -> Key:
     return (number,)
 
 
+def key_in(use: RowPlan, document: Mapping[str, Any]) -> Key | None:
+    """The key of the row that a document, or a staged one, stands for; None where no row can have its `_id`."""
+    try:
+        key = key_of_document(use, document)
+        return key if use.id_of(key) == document["_id"] else None
+    except (UniqueTaken, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def unique_indexes(indexes: Iterable[Index]) -> list[Index]:
     """Those that are unique, over fields of the document itself."""
     return [i for i in indexes if i.unique and not any("." in name for name in i.keys)]

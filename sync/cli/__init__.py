@@ -14,6 +14,7 @@ from sync.cli import backup, cutover, dead_letters, dev, files, flags, sessions
 from sync.cli.control import pause, resume, throttle
 from sync.cli.dashboard import dashboard
 from sync.cli.demo import demo
+from sync.cli.explain import explain
 from sync.cli.init import init
 from sync.cli.lag import lag
 from sync.cli.options import Config, Json, MappingFile, Metrics
@@ -52,6 +53,7 @@ app.add_typer(flags.app, name="flags")
 app.command()(dashboard)
 app.command()(demo)
 app.command()(init)
+app.command()(explain)
 app.command()(preflight)
 app.command()(lag)
 app.command()(verify)

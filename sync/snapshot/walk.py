@@ -20,7 +20,7 @@ from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
 from connectors.postgres.rows import CurrentRows, SnapshotReader
 from consumers.apply.decide import Read
-from consumers.apply.untangle import key_of_document, park_row, parked_id
+from consumers.apply.untangle import key_in, park_row, parked_id
 from consumers.apply.write import RowWriter, keys_read
 from consumers.mapping.ids import row_key
 from consumers.mapping.plan import Key, RowPlan, TablePlan
@@ -115,12 +115,8 @@ class Walk:
         keys: list[Key] = []
         strange: list[object] = []
         for document in found:
-            try:
-                key = key_of_document(use, document)
-                mine = use.id_of(key) == document["_id"]
-            except (UniqueTaken, ValueError, KeyError, TypeError):
-                key, mine = (), False
-            if mine:
+            key = key_in(use, document)
+            if key is not None:
                 keys.append(key)
             elif use.staged or "_sync" in document:
                 strange.append(document["_id"])
