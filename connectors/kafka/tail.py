@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+import kafka.errors as kafka_errors
 from kafka import KafkaConsumer, TopicPartition
 
 from connectors.events import Record
@@ -45,6 +46,7 @@ class Tails:
 
     def __init__(self, endpoint: KafkaEndpoint, *, timeout_ms: int = 5_000) -> None:
         self.endpoint, self.timeout_ms = endpoint, timeout_ms
+        self._extents: dict[Partition, tuple[int, int]] = {}
         self._consumer = made(
             KafkaConsumer,
             endpoint,
@@ -74,10 +76,11 @@ class Tails:
     ) -> Tail:
         """The last records of a partition that are wanted, at most so many, among its last look_back ones."""
         tp, until = TopicPartition(*home), time.monotonic() + within_s
+        begin, end = self.extents([home])[home]
+        tail = Tail(Stopped.BEGIN, end, begin, end)
+        if begin == end:
+            return tail
         with translated(self.endpoint):
-            begin = self._consumer.beginning_offsets([tp])[tp]
-            end = self._consumer.end_offsets([tp])[tp]
-            tail = Tail(Stopped.BEGIN, end, begin, end)
             self._consumer.assign([])
             self._consumer.assign([tp])
             window = _WINDOW
@@ -114,22 +117,36 @@ class Tails:
                 found.append(Record(home, r.offset, r.key, r.value, r.timestamp))
         return found
 
-    def ends(self, homes: Sequence[Partition]) -> dict[Partition, int]:
-        """The offset after the last committed record of each."""
+    def extents(self, homes: Sequence[Partition]) -> dict[Partition, tuple[int, int]]:
+        """The first offset of each that the topic still has, and the one after its last committed record; as they were
+        when they were first asked for. Raises ServerGone."""
+        unknown = [TopicPartition(*home) for home in homes if home not in self._extents]
+        until = time.monotonic() + self.timeout_ms / 1_000
         with translated(self.endpoint):
-            found = self._consumer.end_offsets([TopicPartition(*home) for home in homes])
-        return {Partition(tp.topic, tp.partition): end for tp, end in found.items()}
+            while unknown:
+                try:
+                    begins = self._consumer.beginning_offsets(unknown, timeout_ms=self.timeout_ms)
+                    ends = self._consumer.end_offsets(unknown, timeout_ms=self.timeout_ms)
+                except KeyError as error:  # kafka-python's, of a topic that it does not know yet
+                    if time.monotonic() > until:
+                        raise kafka_errors.KafkaTimeoutError(
+                            "the ends of partitions are not known"
+                        ) from error
+                    time.sleep(0.1)
+                    continue
+                self._extents.update(
+                    {Partition(tp.topic, tp.partition): (begins[tp], ends[tp]) for tp in unknown}
+                )
+                break
+        return {home: self._extents[home] for home in homes}
 
     def at(self, home: Partition, offset: int, within_s: float = 2.0) -> Record | None:
         """The record at an offset; None where the topic has it no more, or has none there."""
         tp, until = TopicPartition(*home), time.monotonic() + within_s
+        begin, end = self.extents([home])[home]
+        if not begin <= offset < end:
+            return None
         with translated(self.endpoint):
-            if (
-                not self._consumer.beginning_offsets([tp])[tp]
-                <= offset
-                < self._consumer.end_offsets([tp])[tp]
-            ):
-                return None
             self._consumer.assign([])
             self._consumer.assign([tp])
             found = self._between(tp, home, offset, offset + 1, until)

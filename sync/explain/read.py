@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from bson import ObjectId
 
-from connectors.errors import DecodeFailed, KeyUnknown, ServerGone, Unavailable
+from connectors.errors import DecodeFailed, KeyUnknown, ServerGone, SourceNotReady, SyncError
 from connectors.events import Operation, Record
 from connectors.kafka.tail import Stopped, Tail, Tails
 from connectors.mongo import ledger, parked
@@ -17,7 +17,7 @@ from connectors.positions import Lsn, Partition
 from connectors.postgres.rows import CurrentRows
 from consumers.apply.untangle import key_in, parked_id
 from consumers.apply.write import keys_read, table_read
-from consumers.mapping.ids import row_key
+from consumers.mapping.ids import object_id, row_key
 from consumers.mapping.plan import Document, Key, Plan, RowPlan
 from consumers.mapping.spec import Lines
 from consumers.records import Decoder
@@ -168,11 +168,13 @@ class Explain:
             key = use.table.key_from_texts(texts)
             read = keys_read(use.table)
             found, _ = self.rows.read({read: [tuple(texts)]})
-        except Unavailable:
-            raise
-        except Exception as error:  # PostgreSQL's, or Python's: no value of its type
+        except (
+            ValueError,
+            ArithmeticError,
+            SourceNotReady,
+        ) as error:  # no value of its type, as PostgreSQL says
             raise KeyUnknown(
-                f"{', '.join(texts)} is no key of {use.table.name} ({columns}): {type(error).__name__}",
+                f"{', '.join(texts)} is no key of {use.table.name} ({columns})",
                 remedy="give values of the columns' types",
             ) from error
         return use.table.key_of_row(found[read.table][0]) if found[read.table] else key
@@ -279,18 +281,20 @@ class Explain:
             facts.reach.append(f"Kafka was not asked: {self.no_tails}")
             return
         positions = ledger.positions(self.db)
+        homes = [p for p, at in positions.items() if at.table in self._tables(use)]
         try:
+            extents = self.tails.extents(homes)
+            facts.behind = sum(max(0, end - positions[p].at) for p, (_, end) in extents.items())
             self._own_events(facts, use, key, positions, asked)
             for inner in self.plan.staged(use.collection):
                 of = _Child(self.decoder, inner, id_, below.get(inner.table.name, set()))
                 for home in sorted(p for p, at in positions.items() if at.table == inner.table.name):
                     self._take(facts, home, of, positions, asked, own=False)
-            homes = [p for p, at in positions.items() if at.table in self._tables(use)]
-            ends = self.tails.ends(homes)
-            facts.behind = sum(max(0, ends[p] - positions[p].at) for p in homes)
         except ServerGone as gone:
             facts.reach.append(f"Kafka does not answer any more: {gone.what}")
-        unique = {(one.partition, one.offset): one for one in facts.events}
+        unique: dict[tuple[str, int], EventFact] = {}
+        for one in facts.events:  # a row's own come first
+            unique.setdefault((one.partition, one.offset), one)
         ordered = sorted(unique.values(), key=lambda e: (e.committed_ms, e.partition, e.offset))
         own = [e for e in ordered if e.own][-asked.events :]
         others = [e for e in ordered if not e.own][-asked.events :]
@@ -339,7 +343,8 @@ class Explain:
         assert self.tails is not None
         tail = self.tails.last(home, wanted, asked.events, asked.look_back)
         facts.events += [self._event(record, positions[home].at, own=own) for record in tail.records]
-        if own or tail.stopped is not Stopped.ENOUGH:
+        whole = tail.stopped is Stopped.BEGIN and tail.kept_from == 0
+        if own or not (whole or tail.stopped is Stopped.ENOUGH):
             facts.reach.append(_reach(home, tail))
 
     def _event(self, record: Record, at: int, *, own: bool) -> EventFact:
@@ -396,14 +401,15 @@ class _Child:
                 return True
             if not self.use.array or len(self.use.path) > 1:
                 return False
-            sent = self.decoder.event(record).row
-            if sent is None:
-                return False
-            natives = self.use.table.from_event(sent)
-            return all(c in natives for c in self.use.parent_columns) and (
+            in_key = dict(zip(self.use.table.key, key, strict=True))
+            if in_key.keys() >= set(self.use.parent_columns):
+                parents = [in_key[column] for column in self.use.parent_columns]
+                return bool(object_id(self.use.parent_table, parents) == self.parent)
+            natives = self.use.table.from_event(self.decoder.event(record).row or {})
+            return natives.keys() >= set(self.use.parent_columns) and (
                 self.use.parent_of(natives) == self.parent
             )
-        except Exception:  # of another form than the table has now
+        except (SyncError, ValueError, TypeError, ArithmeticError):  # of another form than the table has now
             return False
 
 
