@@ -338,6 +338,13 @@ class Live:
         if not self._has_sessions:
             return {"skipped": "no agent is set: sessions.agent_url"}
         moved = steps.sessions_migrate(self.settings, stop=_event(stop), retry_failed=True)
+        if (
+            moved.gave_up or moved.pending
+        ):  # single ones that failed keep their reason, and are tried again later
+            raise GateClosed(
+                f"{moved.pending} sessions were not tried to the end: {moved.gave_up or 'the agent was too slow'}",
+                remedy="see `tandem sessions migrate --dry-run`, mend the agent, then `tandem cutover resume`",
+            )
         return {
             "moved": moved.moved,
             "already": moved.already,
