@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from pymongo import MongoClient
 
 from connectors.errors import (
     CopyCutOff,
@@ -28,11 +29,14 @@ from connectors.errors import (
 )
 from connectors.rsync.program import Order, Rsync
 from connectors.trees import place
+from sync import app
 from sync.files import layout
 from sync.files.copy import Progress, desk
 from sync.files.run import Files
 from sync.files.state import State
+from sync.settings import read_local
 from tests.support import rsync
+from tests.support.stack import Own
 from tests.support.workspaces import Gardener, Roots, in_the_new_layout, told
 
 
@@ -411,10 +415,47 @@ def test_links_out_of_the_root_are_kept_and_nothing_behind_them_is_touched(
     (roots.old / "private/7/out").unlink()  # where the copy has a link, there is a folder now
     (roots.old / "private/7/out").mkdir()
     (roots.old / "private/7/out/precious").write_text("mine")
+    assert (roots.new / "private" / layout.OURS / "7/out").is_symlink()
     room.copy("final")
     assert (outside / "precious").read_text() == "x"
     assert sorted(os.listdir(outside)) == ["precious"]
     assert (roots.new / "private/7/saved/migration_tandem/out/precious").read_text() == "mine"
+
+
+def test_every_path_that_mongodb_holds_is_looked_for(roots: Roots, own: Own) -> None:
+    (roots.old / "private/7").mkdir(parents=True)
+    (roots.old / "private/7/a").touch()
+    addresses = own.addresses
+    environ = {
+        "OLD_NFS_PATH": str(roots.old),
+        "NEW_NFS_PATH": str(roots.new),
+        "MONGODB_URI": addresses.mongodb_uri,
+        "MONGODB_DATABASE": addresses.mongodb_database,
+    }
+    settings = read_local(environ=environ)
+    room = app.files(settings.files)
+    room.copy("final")
+    workspace, file = str(roots.new / "private/7"), str(roots.old / "private/7/a")
+    with MongoClient[dict[str, Any]](addresses.mongodb_uri) as client:
+        db = client[addresses.mongodb_database]
+        db["users"].insert_many([{"nfsWorkspacePath": workspace}, {"nfsWorkspacePath": None}])
+        db["fileEmbeddings"].insert_many([{"filePath": file}, {"filePath": 5}])
+        report = app.verify_files(settings, room)
+        told = {(one.collection, one.field): (one.checked, one.unmoved) for one in report.paths}
+        assert told == {("users", "nfsWorkspacePath"): (1, 0), ("fileEmbeddings", "filePath"): (1, 1)}
+        assert not report.ok
+        db["fileEmbeddings"].update_one({"filePath": file}, {"$set": {"filePath": room.layout().moved(file)}})
+        assert app.verify_files(settings, room).ok
+
+
+def test_holes_stay_holes(roots: Roots) -> None:
+    (roots.old / "private/7").mkdir(parents=True)
+    with (roots.old / "private/7/holes").open("wb") as file:
+        file.seek(50_000_000)
+        file.write(b"end")
+    Files(roots).copy("final")
+    found = (roots.new / "private/7/saved/migration_tandem/holes").stat()
+    assert (found.st_size, found.st_blocks * 512 < 1_000_000) == (50_000_003, True)
 
 
 def test_within_one_root_what_the_application_wrote_is_not_moved_away(tmp_path: Path) -> None:
