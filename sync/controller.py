@@ -44,6 +44,7 @@ from sync.cutover.machine import Limits, Machine, Outcome
 from sync.cutover.states import ORDER, At, State, World
 from sync.dashboard import gate as readiness
 from sync.files.copy import Pass
+from sync.files.state import State as Copied
 from sync.lag.judge import LagReport
 from sync.lag.watch import LagWatch
 from sync.settings import Settings
@@ -304,7 +305,10 @@ class Live:
     def _files(self, pass_: Pass, stop: Stop) -> Facts:
         if not self._has_files:
             return {"skipped": "no folders are set: files.old, files.new"}
-        return app.files(self.settings.files, None, stop).copy(pass_).as_dict()
+        room = app.files(self.settings.files, None, stop)
+        # what an earlier last pass has put in its place, when the fence has fallen since, is brought up to date
+        again = pass_ == "final" and room.standing().state in (Copied.PLACING, Copied.PLACED)
+        return room.copy(pass_, again=again).as_dict()
 
     def _wait(self, stop: Stop) -> Facts:
         if not self._has_sessions:
@@ -407,6 +411,7 @@ class Live:
                 found.turn(wished.names, wished.off)
                 if found.says(wished.names, wished.off) is not True:
                     raise ServerGone("the flags do not all say PostgreSQL when they are read back", remedy="")
+        self._files_back()
         transactions = Transactions(self.db)
         try:
             transactions.repeat(ledger.unretire)
@@ -416,6 +421,18 @@ class Live:
             self.log(
                 "the fence is open, and its triggers are left where tables are locked; abort takes them away"
             )
+
+    def _files_back(self) -> None:
+        """Where workspaces are moved within one root, the application that goes on finds them where they were."""
+        files = self.settings.files
+        if files.old is None or files.old != files.new:
+            return
+        try:
+            room = app.files(files)
+            if room.standing().placed:
+                room.undo()
+        except SyncError as error:  # writes are let in all the same; an abort tries it again
+            self.log("workspaces could not be put back", why=error.what, remedy=error.remedy)
 
     def go_back(self, had: State, stop: Stop) -> Facts:
         """Everything as it was, as far as it was changed."""
