@@ -302,13 +302,13 @@ class Live:
             )
         return {"users": sent.users, "sessions": sent.sessions}
 
-    def _files(self, pass_: Pass, stop: Stop) -> Facts:
+    def _files(self, which: Pass, stop: Stop) -> Facts:
         if not self._has_files:
             return {"skipped": "no folders are set: files.old, files.new"}
         room = app.files(self.settings.files, None, stop)
         # what an earlier last pass has put in its place, when the fence has fallen since, is brought up to date
-        again = pass_ == "final" and room.standing().state in (Copied.PLACING, Copied.PLACED)
-        return room.copy(pass_, again=again).as_dict()
+        again = which == "final" and room.standing().state in (Copied.PLACING, Copied.PLACED)
+        return room.copy(which, again=again).as_dict()
 
     def _wait(self, stop: Stop) -> Facts:
         if not self._has_sessions:

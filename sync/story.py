@@ -35,6 +35,7 @@ from sync.setup.make import load_plan
 from sync.setup.same import check_pipeline
 from sync.verify.again import Document as Again
 from sync.verify.again import look_again
+from sync.verify.expected import secret_places
 from sync.verify.one import key_of, look_at
 from sync.verify.report import Difference
 from sync.verify.run import Limits
@@ -106,7 +107,14 @@ def repair(
             looked_at = [Again(one.collection, one.id, one.key) for one in wanted]
             return look_again(mapping, settings.source, settings.target, looked_at, wait)
 
-        work = Repair(plan, repairer, again, lambda collection, ids: mongo.those_there(db, collection, ids))
+        secret = {name: secret_places(collection) for name, collection in mapping.collections.items()}
+        work = Repair(
+            plan,
+            repairer,
+            again,
+            lambda collection, ids: mongo.those_there(db, collection, ids),
+            lambda collection, path: any(f"{path}.".startswith(f"{one}.") for one in secret[collection]),
+        )
         report = work.run(verified.differences, str(verified.lsn), execute=execute, tell=tell)
         report.left = verified.total - len(verified.differences) + verified.unchecked
         return report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -23,6 +23,7 @@ from consumers.mapping.plan import Key, Plan
 from consumers.records import Decoder
 
 _SHOWN_RAW = 400
+_MASK = "***"
 
 
 class RowsAsText(Protocol):
@@ -245,10 +246,18 @@ class Desk:
             self._settler.rehearse(whole),
         )
 
-    def _row_now(self, table: str, key: Key) -> dict[str, str | None] | None:
+    def _row_now(self, table: str, key: Key) -> dict[str, Any] | None:
         plan = self._plan.tables[table]
         columns = [column.name for column in plan.table.columns]
-        return self._rows.as_text(table_read(plan), columns, [str(value) for value in key])
+        found = self._rows.as_text(table_read(plan), columns, [str(value) for value in key])
+        return None if found is None else self._hidden(table, found)
+
+    def _hidden(self, table: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row without the values of the columns that the mapping calls secret."""
+        secret = {
+            n for _, shape in self._plan.declared.shapes() if shape.table == table for n in shape.secret
+        }
+        return {name: _MASK if name in secret and value is not None else value for name, value in row.items()}
 
     def _event(self, one: Parked, kept: dict[str, Any]) -> ShownEvent:
         value = kept.get("value")
@@ -268,7 +277,7 @@ class Desk:
             event.op.name.lower(),
             moment(event.commit_ms),
             dict(event.key),
-            None if event.row is None else dict(event.row),
+            None if event.row is None else self._hidden(event.table, event.row),
             tuple(sorted(event.unsent)),
             "",
             cut,

@@ -349,8 +349,15 @@ def reading(name: str, mapping: Mapping_, types: Types) -> Reading:
         copied=tuple(
             _copied(name, field, table, copy, mapping, types) for field, copy in collection.copies.items()
         ),
-        secret=frozenset(_secret(shape, {**collection.embed, **collection.copies})),
+        secret=secret_places(collection),
     )
+
+
+def secret_places(collection: Collection) -> frozenset[str]:
+    """Fields of a collection's documents, by their path without indices, whose values are not shown."""
+    if collection.shape is None:
+        return frozenset()
+    return frozenset(_secret(collection.shape, {**collection.embed, **collection.copies}))
 
 
 def _secret(shape: Shape, inner: Mapping[str, Shape]) -> Iterator[str]:
