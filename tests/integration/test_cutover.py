@@ -126,6 +126,8 @@ def moving(own: Own, folder: Path) -> Iterator[Moving]:
         "TANDEM_CUTOVER__WAY_BACK": "none",
         "TANDEM_CUTOVER__OBSERVE_S": "0.5",
         "TANDEM_CUTOVER__LEASE_S": "4",
+        "TANDEM_CUTOVER__MEMORY_FACTOR": "10",  # other tests start whole stacks meanwhile
+        "TANDEM_CUTOVER__DISK_FACTOR": "10",
         "TANDEM_DASHBOARD__READY_BELOW_S": "30",
     }
     with pipeline(own, folder, DDL, MAPPING, **options) as on:
