@@ -270,7 +270,10 @@ def _beside(db: Database, kept: _Kept, pace: Pace, max_rows_per_s: int | None, l
     def hear() -> None:
         asked = control.control(db)
         limits = [limit for limit in (asked.max_ops, max_rows_per_s) if limit is not None]
+        before = pace.paused
         pace.follow(replace(asked, max_ops=min(limits, default=None)))
+        if pace.paused and not before:
+            log("verification is paused: `tandem resume` lets it go on")
 
     hearing = Every("live control", _HEAR_EVERY_S, hear, log)
     with Pulse([hearing, Every("saying that it lives", _BEAT_EVERY_S, kept.beat, log)], first=hearing):

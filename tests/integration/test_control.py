@@ -69,7 +69,7 @@ def test_a_consumer_that_starts_paused_waits_and_a_rebalance_changes_nothing(ope
             until(lambda: "paused" in two.text(), within=20)
             time.sleep(6)  # partitions move to the second
             assert names(operator, "late") == 0
-            operator.tandem.run("resume", "consumers")
+            operator.tandem.run("resume")
             operator.agrees()
             assert names(operator, "late") == 100
             assert (one.terminate(), two.terminate()) == (0, 0), one.text() + two.text()

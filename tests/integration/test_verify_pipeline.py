@@ -246,7 +246,8 @@ def test_a_sample_is_the_same_for_its_seed_and_counts_all_ids(on: Pipeline) -> N
         "verify", "--sample", "40", "--seed", "3", "--collection", "items", "--collection", "things"
     )
     again = proof.verify(on.settings, proof.Asked(collections=["items", "things"], sample=40, seed=3))
-    assert [c["low"] for c in one["chunks"]] == [c["low"] and list(c["low"]) for c in again.chunks]
+    lows = sorted(str(c["low"] and list(c["low"])) for c in again.chunks)
+    assert sorted(str(c["low"]) for c in one["chunks"]) == lows
     assert one["coverage"] == pytest.approx(0.4 * 2 / 3, abs=1e-5)
     rows = on.db["items"].count_documents({})
     assert 0 < one["collections"]["items"]["rows"] < rows

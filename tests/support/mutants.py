@@ -396,6 +396,7 @@ MUTANTS = (
         f"{_RELOAD}:Reload._take",
         "ledger.healed_to(tx) not in (None, False, ledger.NEW_SLOT)",
         "False",
+        rare=True,
         tests=_RENEWED,
     ),
     Mutant(
