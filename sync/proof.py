@@ -98,6 +98,7 @@ def verify(
     report = report or VerifyReport.begun()
     with ExitStack() as stack:
         complete = completeness(settings, stack)
+        complete.now()  # a server that is away comes before what it has not got
         demand_loaded(complete.db, declared, asked.collections)
         if asked.at != "now":
             report.wanted, positions = parse_token(asked.at, complete.now)

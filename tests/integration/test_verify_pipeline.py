@@ -256,6 +256,8 @@ def test_a_sample_is_the_same_for_its_seed_and_counts_all_ids(on: Pipeline) -> N
     extra = proof.verify(on.settings, proof.Asked(sample=0.01, seed=1))
     assert [(d.collection, d.kind) for d in extra.differences] == [("things", "extra")]
     on.db["things"].delete_many({"_sync": {"$exists": False}})
+    assert proof.verify(on.settings, proof.Asked()).ok
+    proof.verify(on.settings, proof.Asked(sample=0.01, seed=1))
     status = on.tandem.json("status", check=False)["verification"]
     assert status["last"]["coverage"] < status["whole"]["coverage"] == 1
 
