@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -29,7 +29,7 @@ from connectors.mongo import client as mongo
 from connectors.mongo import journal as kept
 from connectors.mongo import ledger, verified
 from connectors.mongo.client import Document
-from connectors.mongo.transaction import Transactions
+from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
 from connectors.postgres import slots, writers
 from connectors.postgres.client import Session, connect
@@ -50,6 +50,7 @@ from sync.lag.watch import LagWatch
 from sync.settings import Settings
 
 Log = Callable[..., None]
+Result = TypeVar("Result")
 #: a controller that has not been heard of for so long is dead
 SILENT_S = 10.0
 _BEAT_S = 2.0
@@ -68,7 +69,7 @@ class Live:
     def __init__(
         self, settings: Settings, run: str, stack: ExitStack, log: Log, begun: Document | None = None
     ) -> None:
-        self.settings, self.run, self.log, self._stack = settings, run, log, stack
+        self.settings, self.run, self.log = settings, run, log
         self.wished = settings.cutover
         self.db = mongo.connect(settings.target, name="tandem cutover")
         stack.callback(self.db.client.close)
@@ -138,7 +139,7 @@ class Live:
         seen = readiness.Seen(lag, status, control if isinstance(control, Mapping) else None, 0.0, 0.0)
         wished = self.settings.dashboard
         verdict = readiness.judge(seen, wished.ready_below_s, wished.verified_within_h * 3_600)
-        return [Condition(c.name, c.ok, c.why) for c in verdict.conditions]
+        return list(verdict.conditions)
 
     def _prepared(self) -> list[Condition]:
         found = [gate.way_back_is(self.wished.way_back, ready=False)]
@@ -270,7 +271,6 @@ class Live:
             State.REVERSE_ON: lambda _: {"way_back": self.wished.way_back},
             State.SEALED: self._seal,
             State.FLAGS_FLIPPED: self._turn,
-            State.OBSERVING: lambda _: {},
             State.DONE: self._observe,
         }
         return acts[goal](stop) if goal in acts else {}
@@ -374,11 +374,7 @@ class Live:
 
     def _seal(self, stop: Stop) -> Facts:
         self.fence.seal(self.renewing)
-        transactions = Transactions(self.db)
-        try:
-            held = transactions.repeat(lambda tx: ledger.retire(tx, self.run))
-        finally:
-            transactions.close()
+        held = self._transact(lambda tx: ledger.retire(tx, self.run))
         told = steps.sessions_publish(self.settings) if self._has_sessions else 0
         return {"partitions_held": held, "sessions_told": told}
 
@@ -412,15 +408,18 @@ class Live:
                 if found.says(wished.names, wished.off) is not True:
                     raise ServerGone("the flags do not all say PostgreSQL when they are read back", remedy="")
         self._files_back()
-        transactions = Transactions(self.db)
-        try:
-            transactions.repeat(ledger.unretire)
-        finally:
-            transactions.close()
+        self._transact(ledger.unretire)
         if not self.fence.lift(self.renewing):
             self.log(
                 "the fence is open, and its triggers are left where tables are locked; abort takes them away"
             )
+
+    def _transact(self, work: Callable[[Transaction], Result]) -> Result:
+        transactions = Transactions(self.db)
+        try:
+            return transactions.repeat(work)
+        finally:
+            transactions.close()
 
     def _files_back(self) -> None:
         """Where workspaces are moved within one root, the application that goes on finds them where they were."""
@@ -482,9 +481,6 @@ class _NoJournal:
 
     def write(self, entry: dict[str, Any], **fields: object) -> None:
         """Forgotten."""
-
-    def beat(self) -> None:
-        """Nobody listens."""
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------

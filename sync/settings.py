@@ -251,44 +251,38 @@ class Flags(BaseModel):
     cohorts: dict[str, Path] = {}
 
 
-class Settings(BaseModel):
-    """Everything the commands need, frozen. A room receives its slice, never the whole."""
+class _Rooms(BaseModel):
+    """What is set beside the servers' addresses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    limits: Limits = Limits()
+    observe: Observe = Observe()
+    dashboard: Dashboard = Dashboard()
+    sessions: Sessions = Sessions()
+    files: Files = Files()
+    cutover: Cutover = Cutover()
+    backup: Backup = Backup()
+    flags: Flags = Flags()
+    mapping: Path = Path("mapping.yaml")
+
+
+class Settings(_Rooms):
+    """Everything the commands need, frozen. A room receives its slice, never the whole."""
 
     source: SourceEndpoint
     kafka: KafkaEndpoint
     connect: ConnectEndpoint
     target: TargetEndpoint
-    limits: Limits = Limits()
-    observe: Observe = Observe()
-    dashboard: Dashboard = Dashboard()
-    sessions: Sessions = Sessions()
-    files: Files = Files()
-    cutover: Cutover = Cutover()
-    backup: Backup = Backup()
-    flags: Flags = Flags()
-    mapping: Path = Path("mapping.yaml")
 
 
-class Known(BaseModel):
+class Known(_Rooms):
     """The settings of a command that can do without some of the servers. None: that part has no address."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: SourceEndpoint
     kafka: KafkaEndpoint | None = None
     connect: ConnectEndpoint | None = None
     target: TargetEndpoint | None = None
-    limits: Limits = Limits()
-    observe: Observe = Observe()
-    dashboard: Dashboard = Dashboard()
-    sessions: Sessions = Sessions()
-    files: Files = Files()
-    cutover: Cutover = Cutover()
-    backup: Backup = Backup()
-    flags: Flags = Flags()
-    mapping: Path = Path("mapping.yaml")
 
 
 class Local(BaseModel):

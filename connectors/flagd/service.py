@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import httpx
 
-from connectors.errors import FlagMoved, FlagRefused, ServerGone, SettingsInvalid
+from connectors.errors import FlagMoved, FlagRefused, ServerGone
 from connectors.flags import Kept
+from connectors.http import Service
 
 _TOO_LARGE = 20_000_000
 
@@ -19,21 +20,11 @@ class FlagService:
     """GET /flags, GET /flags/NAME, PUT /flags/NAME with If-Match. token: sent as `Authorization: Bearer`."""
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 10) -> None:
-        try:
-            address = httpx.URL(url.strip())
-        except httpx.InvalidURL:
-            address = httpx.URL("")
-        if address.scheme not in ("http", "https") or not address.host:
-            raise SettingsInvalid(
-                "the address of the flag service cannot be read (it is not shown here: it may hold a secret)",
-                remedy="give flags.url as http://host/path or https://host/path",
-            )
-        self._base = str(address.copy_with(query=None, fragment=None)).rstrip("/") + "/flags"
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        # a redirect would carry the token elsewhere
-        self._http = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
-        #: as it may be shown: a path or a user in it may be the secret
-        self._shown = f"{address.scheme}://{address.host}" + (f":{address.port}" if address.port else "")
+        service = Service(
+            url, token, what="the address of the flag service", setting="flags.url", timeout_s=timeout_s
+        )
+        self._base = str(service.url.copy_with(query=None, fragment=None)).rstrip("/") + "/flags"
+        self._http, self._shown = service.http, service.shown
 
     @property
     def where(self) -> str:

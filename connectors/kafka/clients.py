@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from kafka import KafkaConsumer
+
 from connectors.kafka.errors import connecting
 from connectors.settings import KafkaEndpoint
 
@@ -25,6 +27,25 @@ def made(kind: type[Client], endpoint: KafkaEndpoint, **config: Any) -> Client:
         _end(client)
         raise
     return client
+
+
+def reader(endpoint: KafkaEndpoint, name: str, timeout_ms: int, **config: Any) -> KafkaConsumer:
+    """A consumer in no group, of committed records at offsets that it is told. Raises ServerGone, SettingsInvalid."""
+    return made(
+        KafkaConsumer,
+        endpoint,
+        client_id=name,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        allow_auto_create_topics=False,
+        isolation_level="read_committed",
+        request_timeout_ms=timeout_ms + 1_000,
+        bootstrap_timeout_ms=timeout_ms,
+        fetch_max_wait_ms=100,
+        metrics_enabled=False,
+        **config,
+    )
 
 
 def _end(client: Any) -> None:

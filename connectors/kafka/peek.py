@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from enum import Enum
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from connectors.events import Record
-from connectors.kafka.clients import made
+from connectors.kafka.clients import reader
 from connectors.kafka.errors import translated
 from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
@@ -28,22 +28,8 @@ class Peek:
 
     def __init__(self, endpoint: KafkaEndpoint, *, timeout_ms: int = 2_000) -> None:
         self.endpoint, self.timeout_ms = endpoint, timeout_ms
-        self._consumer = made(
-            KafkaConsumer,
-            endpoint,
-            client_id="tandem-peek",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            isolation_level="read_committed",
-            # the first record comes whole, however small this is
-            max_partition_fetch_bytes=1_024,
-            request_timeout_ms=timeout_ms + 1_000,
-            bootstrap_timeout_ms=timeout_ms,
-            fetch_max_wait_ms=100,
-            metrics_enabled=False,
-        )
+        # the first record comes whole, however small this is
+        self._consumer = reader(endpoint, "tandem-peek", timeout_ms, max_partition_fetch_bytes=1_024)
 
     def close(self) -> None:
         """Close the connection."""

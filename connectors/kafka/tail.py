@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import kafka.errors as kafka_errors
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 
 from connectors.events import Record
-from connectors.kafka.clients import made
+from connectors.kafka.clients import reader
 from connectors.kafka.errors import translated
 from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
@@ -47,20 +47,7 @@ class Tails:
     def __init__(self, endpoint: KafkaEndpoint, *, timeout_ms: int = 5_000) -> None:
         self.endpoint, self.timeout_ms = endpoint, timeout_ms
         self._extents: dict[Partition, tuple[int, int]] = {}
-        self._consumer = made(
-            KafkaConsumer,
-            endpoint,
-            client_id="tandem-tail",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            isolation_level="read_committed",
-            request_timeout_ms=timeout_ms + 1_000,
-            bootstrap_timeout_ms=timeout_ms,
-            fetch_max_wait_ms=100,
-            metrics_enabled=False,
-        )
+        self._consumer = reader(endpoint, "tandem-tail", timeout_ms)
 
     def close(self) -> None:
         """Close the connection."""

@@ -34,12 +34,6 @@ def _moment(value: Any) -> datetime:
     return value.as_datetime() if isinstance(value, DatetimeMS) else value
 
 
-def past(db: Database) -> list[Document]:
-    """Those before it, the oldest first."""
-    with translated():
-        return list(db[COLLECTION].find({"_id": {"$ne": _CURRENT}}).sort("began", 1))
-
-
 class Journal:
     """The journal, in the hands of one controller. owner: its name, told to others."""
 

@@ -12,6 +12,7 @@ and the renewal says so (`FenceLapsed`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -58,12 +59,11 @@ SELECT n.nspname::text, c.relname::text FROM family f
 JOIN pg_catalog.pg_class c ON c.oid = f.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') ORDER BY 1, 2
 """
-_FENCED = """
-SELECT n.nspname::text, c.relname::text, t.tgenabled::text
+_TRIGGERS = """
+SELECT n.nspname::text, c.relname::text, t.tgenabled = 'A'
 FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgname IN (%s, %s) AND NOT t.tgisinternal
-GROUP BY 1, 2, 3 HAVING count(*) = 2 ORDER BY 1, 2
+WHERE t.tgname IN (%s, %s) AND NOT t.tgisinternal ORDER BY 1, 2
 """
 _MOMENT = "SELECT last_value, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM {}"
 
@@ -157,7 +157,7 @@ class Fence:
                     session.execute(
                         "SELECT set_config('lock_timeout', %s, true)", [f"{int(lock_timeout_s * 1000)}ms"]
                     )
-                    for schema, table, *_ in session.execute(_FENCED_ANY, list(self._triggers)).fetchall():
+                    for schema, table in dict.fromkeys((s, t) for s, t, _ in self._put_up(session)):
                         for trigger in self._triggers:
                             session.execute(
                                 SQL("DROP TRIGGER IF EXISTS {} ON {}").format(
@@ -182,11 +182,8 @@ class Fence:
             if not there or not there[0]:
                 return FenceFacts(Standing.NONE)
             until, now = self._moment(session)
-            fenced = {
-                f"{schema}.{table}"
-                for schema, table, enabled in session.execute(_FENCED, list(self._triggers)).fetchall()
-                if enabled == "A"
-            }
+            whole = Counter((schema, table) for schema, table, always in self._put_up(session) if always)
+            fenced = {f"{schema}.{table}" for (schema, table), number in whole.items() if number == 2}
             tables = [f"{schema}.{table}" for schema, table in self._family(session)]
         gaps = tuple(table for table in tables if table not in fenced)
         if until == _FOREVER:
@@ -228,6 +225,10 @@ class Fence:
                 SQL("ALTER TABLE ONLY {} ENABLE ALWAYS TRIGGER {}").format(table, Identifier(trigger))
             )
 
+    def _put_up(self, session: Session) -> list[tuple[str, str, bool]]:
+        """Schema and table of each trigger that is there, and whether it always fires; two of each table."""
+        return list(session.execute(_TRIGGERS, list(self._triggers)).fetchall())
+
     def _family(self, session: Session) -> list[tuple[str, str]]:
         """The tables, their partitions, and the tables that inherit from them."""
         return [(s, t) for s, t in session.execute(_FAMILY, [list(self.tables)]).fetchall()]
@@ -263,9 +264,3 @@ class Fence:
 
 
 _REMEDY = "go back, and begin again: what was drained before is no longer all there is"
-_FENCED_ANY = """
-SELECT DISTINCT n.nspname::text, c.relname::text
-FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE t.tgname IN (%s, %s) AND NOT t.tgisinternal ORDER BY 1, 2
-"""

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import httpx
 
-from connectors.errors import ServerGone, SettingsInvalid, WebhookRefused
+from connectors.errors import ServerGone, WebhookRefused
+from connectors.http import Service
 
 
 class Webhook:
@@ -15,20 +16,10 @@ class Webhook:
     name = "webhook"
 
     def __init__(self, url: str, token: str | None = None, *, timeout_s: float = 10) -> None:
-        try:
-            address = httpx.URL(url.strip())
-        except httpx.InvalidURL:
-            address = httpx.URL("")
-        if address.scheme not in ("http", "https") or not address.host:
-            raise SettingsInvalid(
-                "the webhook's address cannot be read (it is not shown here: it may hold a secret)",
-                remedy="give sessions.webhook_url as http://host/path or https://host/path",
-            )
-        self._url = address
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(headers=headers, timeout=timeout_s, follow_redirects=False)
-        #: as it may be shown: a path or a query may be the secret
-        self.address = f"{address.scheme}://{address.host}" + (f":{address.port}" if address.port else "")
+        service = Service(
+            url, token, what="the webhook's address", setting="sessions.webhook_url", timeout_s=timeout_s
+        )
+        self._url, self._http, self.address = service.url, service.http, service.shown
 
     def close(self) -> None:
         """End its connections."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -235,16 +235,13 @@ def row_bars(*, transient: bool) -> Progress:
     )
 
 
-class LoadProgress:
-    """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
+class Barred:
+    """Bars that are there for the length of a block, on a terminal."""
 
-    def __init__(self) -> None:
-        self._bars = row_bars(transient=False)
-        self._tasks: dict[str, object] = {}
-        self._began, self._first = time.monotonic(), dict[str, int]()
-        self._said = 0.0
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
 
-    def __enter__(self) -> LoadProgress:
+    def __enter__(self) -> Self:
         if err.is_terminal:
             self._bars.start()
         return self
@@ -252,6 +249,16 @@ class LoadProgress:
     def __exit__(self, *_: object) -> None:
         if err.is_terminal:
             self._bars.stop()
+
+
+class LoadProgress(Barred):
+    """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(row_bars(transient=False))
+        self._tasks: dict[str, object] = {}
+        self._began, self._first = time.monotonic(), dict[str, int]()
+        self._said = 0.0
 
     def __call__(self, report: LoadReport | ReloadReport) -> None:
         """Show the report as it is now."""

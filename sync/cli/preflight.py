@@ -11,7 +11,7 @@ import typer
 
 from connectors.errors import Misused
 from sync import settings as settings_reader
-from sync.cli.output import err, out, print_json, row_bars
+from sync.cli.output import Barred, err, out, print_json, row_bars
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -90,22 +90,13 @@ def _percent(sample: str | None) -> float:
     return percent
 
 
-class _Progress:
+class _Progress(Barred):
     """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._bars = row_bars(transient=True)
+        super().__init__(row_bars(transient=True))
         self._tasks: dict[str, TaskID] = {}
         self._began = self._said = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        if err.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if err.is_terminal:
-            self._bars.stop()
 
     def __call__(self, report: ScanReport) -> None:
         """Show how far the scan is."""

@@ -9,36 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from sync.cli.output import err
+from sync.cli.output import Barred, err
 
 _EVERY_S = 5.0
 
 
-class StepProgress:
+class StepProgress(Barred):
     """unit: what is counted, such as `sessions`. Called with how much is done; total None: not known."""
 
     def __init__(self, what: str, unit: str) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
         self._what, self._unit, self._said = what, unit, time.monotonic()
-        self._bars = Progress(
-            TextColumn("{task.description:>16}"),
-            BarColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=err,
+        super().__init__(
+            Progress(
+                TextColumn("{task.description:>16}"),
+                BarColumn(),
+                TextColumn("{task.fields[said]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=err,
+            )
         )
         self._tasks: dict[str, int] = {}
-
-    def __enter__(self) -> StepProgress:
-        if err.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if err.is_terminal:
-            self._bars.stop()
 
     def __call__(self, done: float, total: float | None, more: str = "", part: str = "") -> None:
         """Show how far it is. part: which of several, each with a bar of its own. more: what else is to be told."""

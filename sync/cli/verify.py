@@ -11,7 +11,7 @@ import typer
 
 from connectors.errors import Misused
 from sync.cli.options import Config, Json, MappingFile, Metrics, read_settings
-from sync.cli.output import err, log, out, print_json, row_bars
+from sync.cli.output import Barred, err, log, out, print_json, row_bars
 from sync.cli.repair import repair as run_repair
 from sync.verify.progress import told_seconds
 from sync.verify.report import VerifyReport, render
@@ -146,23 +146,14 @@ def _seconds(period: str) -> float:
     return float(seconds)
 
 
-class VerifyProgress:
+class VerifyProgress(Barred):
     """A bar per collection with rows/s and time left on a terminal, a line every five seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._bars = row_bars(transient=True)
+        super().__init__(row_bars(transient=True))
         self._tasks: dict[str, object] = {}
         self._began: float | None = None
         self._first, self._said = 0, time.monotonic()
-
-    def __enter__(self) -> VerifyProgress:
-        if err.is_terminal:
-            self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if err.is_terminal:
-            self._bars.stop()
 
     def __call__(self, report: VerifyReport) -> None:
         """Show the report as it is now."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sync.cutover.actions import Condition
 
-#: of a deadline of users: sessions, and how many are left
+#: tables that are named
 _SHOWN = 4
 
 

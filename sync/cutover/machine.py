@@ -26,9 +26,6 @@ class Journal(Protocol):
     def write(self, entry: dict[str, Any], **fields: object) -> None:
         """Append, and set what holds now."""
 
-    def beat(self) -> None:
-        """Say that this controller lives."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sync.cutover.actions import Condition
+
 Part = Mapping[str, Any]
 #: numbers older than this say nothing about now
 FRESH_S = 10.0
@@ -13,19 +15,6 @@ FRESH_S = 10.0
 _SLOT_LASTS_S = 3_600.0
 _NAMED = 4
 _SLOT_KEEPS = ("reserved", "extended")
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One thing that has to be so. ok: None where it could not be found out. why: in words, whatever it is."""
-
-    name: str
-    ok: bool | None
-    why: str
-
-    def as_dict(self) -> dict[str, object]:
-        """For the document."""
-        return {"name": self.name, "ok": self.ok, "why": self.why}
 
 
 @dataclass(frozen=True, slots=True)

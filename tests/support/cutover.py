@@ -71,9 +71,6 @@ class MemoryJournal:
         self.place.document |= copy.deepcopy(fields)
         self._point(f"after writing {entry['what']} {entry['goal']}")
 
-    def beat(self) -> None:
-        """Nobody listens."""
-
 
 class FakeActions:
     """What the controller does to a place. fails: goals whose act raises, and what."""

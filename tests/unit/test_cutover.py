@@ -65,9 +65,8 @@ def test_each_act_is_journaled_before_it_is_taken() -> None:
         assert places == sorted(places)
 
 
-@pytest.mark.parametrize("lapses", [False, True], ids=["at once", "later"])
-@pytest.mark.parametrize("number", range(len(POINTS)), ids=[p.replace(" ", "-") for p in POINTS])
-def test_killed_anywhere_it_is_resumed_to_its_end(number: int, lapses: bool) -> None:
+def died_at(number: int, *, lapses: bool) -> tuple[Place, Controllers]:
+    """A cutover whose controller has died at this point, and an application that has written since."""
     place = Place()
     controllers = Controllers(place, dies_at=number)
     with pytest.raises(Died):
@@ -76,6 +75,13 @@ def test_killed_anywhere_it_is_resumed_to_its_end(number: int, lapses: bool) -> 
     if lapses:
         place.time_passes()
     place.application()
+    return place, controllers
+
+
+@pytest.mark.parametrize("lapses", [False, True], ids=["at once", "later"])
+@pytest.mark.parametrize("number", range(len(POINTS)), ids=[p.replace(" ", "-") for p in POINTS])
+def test_killed_anywhere_it_is_resumed_to_its_end(number: int, lapses: bool) -> None:
+    place, controllers = died_at(number, lapses=lapses)
     outcome = controllers.resumed(controllers.actions())
     if place.document["state"] == "done" and isinstance(outcome, str):
         assert number >= POINTS.index("after writing reached done")
@@ -88,14 +94,7 @@ def test_killed_anywhere_it_is_resumed_to_its_end(number: int, lapses: bool) -> 
 @pytest.mark.parametrize("lapses", [False, True], ids=["at once", "later"])
 @pytest.mark.parametrize("number", range(len(POINTS)), ids=[p.replace(" ", "-") for p in POINTS])
 def test_killed_anywhere_it_is_aborted_unless_the_flags_are_turned(number: int, lapses: bool) -> None:
-    place = Place()
-    controllers = Controllers(place, dies_at=number)
-    with pytest.raises(Died):
-        controllers.machine(controllers.actions()).run()
-    controllers.dies_at = None
-    if lapses:
-        place.time_passes()
-    place.application()
+    place, controllers = died_at(number, lapses=lapses)
     turned = place.flag == "mongo"
     outcome = controllers.aborted(controllers.actions())
     assert isinstance(outcome, str) is turned
