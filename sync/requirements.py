@@ -13,8 +13,8 @@ from connectors.postgres.catalog import Table
 from connectors.postgres.slots import ServerFacts
 
 OLDEST = 150_000
-#: earlier ones lose events of one LSN around a restart: docs/adr/0006-debezium-3-7.md
-OLDEST_DEBEZIUM = (3, 7)
+#: earlier ones lose events of one LSN around a restart: docs/adr/0006-debezium-3-7-1.md
+OLDEST_DEBEZIUM = (3, 7, 1)
 OLDEST_CONNECT = (3, 5)
 
 
@@ -29,10 +29,10 @@ class Complaint(NamedTuple):
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence"}
 
 
-def older_than(version: str, oldest: tuple[int, int]) -> bool:
+def older_than(version: str, oldest: tuple[int, ...]) -> bool:
     """Whether a version such as `3.6.3.Final` is before this one. False for one that can't be read."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return found is not None and (int(found[1]), int(found[2])) < oldest
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return found is not None and tuple(int(part or 0) for part in found.groups()) < oldest
 
 
 def of_server(facts: ServerFacts, slot_exists: bool, publication_exists: bool = False) -> list[Complaint]:
@@ -173,14 +173,14 @@ def of_connect(plugins: Mapping[str, str]) -> list[Complaint]:
         return [
             Complaint(
                 "Kafka Connect has no Debezium connector for PostgreSQL",
-                "install debezium-connector-postgres 3.7 or later into Connect's plugin.path and restart it",
+                "install debezium-connector-postgres 3.7.1 or later into Connect's plugin.path and restart it",
             )
         ]
     if older_than(plugins[PLUGIN], OLDEST_DEBEZIUM):
         return [
             Complaint(
                 f"Kafka Connect has Debezium {plugins[PLUGIN]}, which loses rows of a COPY when it is restarted in it",
-                "install debezium-connector-postgres 3.7 or later (dbz#1554) and restart Connect",
+                "install debezium-connector-postgres 3.7.1 or later (docs/adr/0006) and restart Connect",
             )
         ]
     # one that is not listed is of a Connect that has no exactly-once either, and is refused for that

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from importlib.util import find_spec
@@ -163,9 +164,50 @@ def kafka_home(cache: Path, progress: Progress) -> Path:
         shutil.rmtree(partial / ".build", ignore_errors=True)
         _expect(partial, "jars/kafka_2.13-*.jar", "jars/connect-runtime-*.jar")
         _expect(partial, "plugins/debezium-connector-postgres/debezium-connector-postgres-*.jar")
+        _mend_restarts(maven, partial / "plugins" / "debezium-connector-postgres")
         partial.replace(home)
         progress.done("jars", "fetched")
     return home
+
+
+# How 3.7.1 finds its place after a restart. The rest of it needs jars that not every mirror has.
+_OF_RESTARTS = re.compile(
+    r"io/debezium/connector/postgresql/connection/(WalPositionLocator|pgoutput/PgOutputMessageDecoder)[.$]"
+)
+_VERSION = "io/debezium/connector/postgresql/build.version"
+
+
+def _mend_restarts(maven: str, plugin: Path) -> None:
+    """Put the classes by which a newer connector finds its place after a restart into the plugin's jar.
+
+    The connector then calls itself by that version, with `-restarts` behind it.
+    """
+    found = re.search(r"<debezium\.restarts\.version>([^<]+)<", _POM.read_text())
+    assert found
+    version = found.group(1)
+    newer = plugin / "newer.jar.partial"
+    # this goal of this version of the plugin takes one jar without its descriptor, and says where to put it
+    get = "org.apache.maven.plugins:maven-dependency-plugin:2.8:get"
+    artifact = f"-Dartifact=io.debezium:debezium-connector-postgres:{version}"
+    command = [maven, "-q", "-B", "-ntp", get, "-Dtransitive=false", artifact, f"-Ddest={newer}"]
+    _run(command, "Debezium's connector for PostgreSQL", "see the message; a second run goes on from here")
+    _expect(plugin, newer.name)
+    for jar in plugin.glob("debezium-connector-postgres-*.jar"):
+        mended = jar.with_suffix(".partial")
+        with (
+            zipfile.ZipFile(jar) as old,
+            zipfile.ZipFile(newer) as new,
+            zipfile.ZipFile(mended, "w", zipfile.ZIP_DEFLATED) as out,
+        ):
+            for name in old.namelist():
+                if name == _VERSION:
+                    out.writestr(name, f"version={version}-restarts\n")
+                elif not _OF_RESTARTS.match(name):
+                    out.writestr(name, old.read(name))
+            for name in filter(_OF_RESTARTS.match, new.namelist()):
+                out.writestr(name, new.read(name))
+        mended.replace(jar)
+    newer.unlink()
 
 
 def kafka_home_name(pom: bytes) -> str:

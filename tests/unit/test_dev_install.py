@@ -62,12 +62,22 @@ def fake_maven(folder: Path, script: str) -> str:
 
 
 #: A Maven that makes what is expected of it in the folder that -Dinto= names.
-GOOD = """for a; do case $a in -Dinto=*) d=${a#-Dinto=};; esac; done
-p=$d/plugins/debezium-connector-postgres; mkdir -p "$d/jars" "$p"
-touch "$d/jars/kafka_2.13-4.jar" "$d/jars/connect-runtime-4.jar" "$p/debezium-connector-postgres-3.jar\""""
+GOOD = """jar() { printf 'PK\\005\\006%18s' '' | tr ' ' '\\000'; }
+for a; do case $a in -Dinto=*) d=${a#-Dinto=};; -Ddest=*) jar > "${a#-Ddest=}"; exit;; esac; done
+p=$d/plugins/debezium-connector-postgres; mkdir -p "$d/jars" "$p"; jar > "$p/debezium-connector-postgres-3.jar"
+touch "$d/jars/kafka_2.13-4.jar" "$d/jars/connect-runtime-4.jar\""""
 
 
-@pytest.mark.parametrize("broken", ["exit 1", "true", "kill -9 $$", GOOD.replace("connect-runtime", "other")])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "exit 1",
+        "true",
+        "kill -9 $$",
+        GOOD.replace("connect-runtime", "other"),
+        GOOD.replace('jar > "${a#-Ddest=}"', "true"),
+    ],
+)
 def test_a_fetch_that_broke_off_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

@@ -119,10 +119,10 @@ def test_tables_that_setup_refuses_are_errors_each() -> None:
 
 
 def test_connect() -> None:
-    assert not told(assess.assess_connect({PLUGIN: "3.7.0.Final"}, []))
+    assert not told(assess.assess_connect({PLUGIN: "3.7.1.Final"}, []))
     assert told(assess.assess_connect({}, [])) == [(Level.ERROR, "plugin")]
-    assert not told(assess.assess_connect({PLUGIN: "3.7.0.Final", CONVERTER: "3.5.0"}, []))
-    puts_defaults = assess.assess_connect({PLUGIN: "3.7.0.Final", CONVERTER: "3.4.1"}, [])
+    assert not told(assess.assess_connect({PLUGIN: "3.7.1.Final", CONVERTER: "3.5.0"}, []))
+    puts_defaults = assess.assess_connect({PLUGIN: "3.7.1.Final", CONVERTER: "3.4.1"}, [])
     assert told(puts_defaults) == [(Level.ERROR, "plugin")]
     old = {PLUGIN: "3.6.3.Final"}
     complaints = ["exactly.once.support: no", "database.hostname: cannot be reached"]
