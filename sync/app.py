@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -34,6 +34,7 @@ from connectors.mongo.control import Control
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
 from connectors.postgres import catalog, slots
+from connectors.postgres.active import SourceRoster
 from connectors.postgres.client import connect, translated
 from connectors.postgres.rows import CurrentRows
 from connectors.settings import SourceEndpoint
@@ -67,6 +68,7 @@ from sync.observe.metrics import (
 )
 from sync.preflight.run import Asked, Preflight, PreflightReport
 from sync.preflight.scan import ScanReport
+from sync.sessions.source import session_table
 from sync.settings import Files as FilesSettings
 from sync.settings import Known, Local, Settings
 from sync.setup import schema, target
@@ -131,7 +133,7 @@ def preflight(
             plan: Plan | MappingInvalid = load_plan(settings, session)
         except MappingInvalid as error:
             plan = error
-        run = Preflight(settings, session, asked)
+        run = Preflight(settings, session, asked, lambda plan: _users(settings, plan))
 
         def show() -> None:
             if watch is not None and run.scanning is not None:
@@ -139,6 +141,15 @@ def preflight(
 
         with _meanwhile(show):
             return run.run(plan)
+
+
+def _users(settings: Known, plan: Plan) -> Mapping[str, int] | None:
+    """Who has sessions now, by PostgreSQL."""
+    table = session_table(plan, settings.sessions)
+    if table is None:
+        return None
+    with closing(SourceRoster(settings.source, table)) as roster:
+        return roster.users()
 
 
 @contextmanager

@@ -179,6 +179,10 @@ class Files(BaseModel):
     leave: Listed = ("lost+found", ".snapshot", ".zfs")
     #: Threads that look at files and read them.
     workers: int = Field(default=4, ge=1, le=64)
+    #: Mounts that both roots have to lie on, where they are named.
+    mounts: Listed = ()
+    #: So much has to be free for the new layout.
+    min_free_bytes: int = Field(default=10 * 2**30, ge=0)
     #: Fields of documents that hold paths.
     path_fields: Listed = ("nfsWorkspacePath", "workspacePath", "filePath")
 
@@ -208,6 +212,8 @@ class Cutover(BaseModel):
     verify_sample: float = Field(default=100, gt=0, le=100)
     #: Addresses that have to answer: NAME=URL.
     services: Listed = ()
+    #: Seconds that the servers' clocks may differ from this machine's.
+    max_clock_skew_s: float = Field(default=1, gt=0)
     memory_factor: float = Field(default=1.5, gt=1)
     disk_factor: float = Field(default=1.2, gt=1)
 

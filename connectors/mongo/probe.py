@@ -41,6 +41,12 @@ def target_facts(db: Database, collections: Sequence[str]) -> TargetFacts:
     return TargetFacts(version, _tried(db), foreign, free)
 
 
+def clock_s(db: Database) -> float:
+    """The server's clock, in seconds since 1970."""
+    with translated():
+        return float(db.command("hello")["localTime"].timestamp())
+
+
 def _tried(db: Database) -> dict[str, str]:
     validator = {"$jsonSchema": {"bsonType": "object"}}
     steps: list[tuple[str, Callable[[], object]]] = [

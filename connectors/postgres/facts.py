@@ -79,6 +79,13 @@ class TableFacts:
     inserts_per_day: float | None = None
 
 
+def clock_s(session: Session) -> float:
+    """The server's clock, in seconds since 1970."""
+    row = session.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    assert row is not None
+    return float(row[0])
+
+
 def source_facts(session: Session, publication: str, older_than_s: int = 60) -> SourceFacts:
     """Settings, sessions and the publication of this name, as of now. Transactions: the oldest ten of that age."""
     settings = session.execute(

@@ -131,6 +131,19 @@ def look(root: Path, what: str) -> Room:
     return found[0]
 
 
+def mount_of(path: Path) -> Path:
+    """The mount that a folder lies on. To be asked of one that answers (`look`)."""
+    at = path.resolve()
+    while not os.path.ismount(at):
+        at = at.parent
+    return at
+
+
+def may(path: Path) -> tuple[bool, bool]:
+    """Whether this user may read a folder, and write it; on NFS the server is asked."""
+    return os.access(path, os.R_OK | os.X_OK), os.access(path, os.W_OK | os.X_OK)
+
+
 def listed(root: Path, parts: Sequence[bytes] = ()) -> list[tuple[bytes, Kind]]:
     """Names and kinds in a folder, in order. Nothing where the folder is not there. Raises OSError."""
     try:

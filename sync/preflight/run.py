@@ -4,6 +4,7 @@ that is kept there."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -14,7 +15,7 @@ from connectors.mongo.client import Database
 from connectors.postgres import facts
 from connectors.postgres.client import Session, translated
 from consumers.mapping.plan import Plan
-from sync.preflight import checks, findings, fit
+from sync.preflight import checks, findings, fit, machine
 from sync.preflight.findings import Finding, Level
 from sync.preflight.scan import Extent, Scan, ScanReport
 from sync.settings import Known
@@ -99,10 +100,16 @@ def rows_read(scan: ScanReport) -> int:
 
 
 class Preflight:
-    """One run. scanning: the scan as it grows, once there is one."""
+    """One run. scanning: the scan as it grows, once there is one. users: who has sessions now; None: nobody knows."""
 
-    def __init__(self, settings: Known, session: Session, asked: Asked) -> None:
-        self.settings, self.session, self.asked = settings, session, asked
+    def __init__(
+        self,
+        settings: Known,
+        session: Session,
+        asked: Asked,
+        users: Callable[[Plan], Mapping[str, int] | None] = lambda _: None,
+    ) -> None:
+        self.settings, self.session, self.asked, self._users = settings, session, asked, users
         self.report = PreflightReport(datetime.now(UTC).isoformat(timespec="seconds"))
         self._scan: Scan | None = None
 
@@ -131,6 +138,7 @@ class Preflight:
                     "tables", lambda: checks.of_tables(self.session, self.settings.source, plan)
                 )
                 found += self._pipeline(plan)
+                found += self._moving(plan)
             if self.asked.data:
                 found += findings.run(fit.CHECK, lambda: self._data(plan))
         self._target(plan)
@@ -151,6 +159,16 @@ class Preflight:
         return found + findings.run(
             "Connect", lambda: checks.of_connect(self.session, known.source, kafka, connect, plan)
         )
+
+    def _moving(self, plan: Plan) -> list[Finding]:
+        """What the cutover will need of folders, programs and sessions."""
+        known = self.settings
+        found = findings.run("backup", lambda: machine.of_backup(known, self.session))
+        if known.files.old is not None or known.files.new is not None:
+            found += findings.run("files", lambda: machine.of_files(known))
+        if known.sessions.collection in plan.documents:
+            found += findings.run("sessions", lambda: machine.of_sessions(known, lambda: self._users(plan)))
+        return found
 
     def _data(self, plan: Plan) -> list[Finding]:
         if unfit := [
@@ -178,6 +196,7 @@ class Preflight:
         found = self.report.findings
         if self.settings.target is None:
             if self.asked.settings:
+                found += self._clocks(None)
                 found.append(findings.not_asked("MongoDB", "MONGODB_URI and MONGODB_DATABASE"))
             return
         try:
@@ -187,6 +206,8 @@ class Preflight:
                 found.append(findings.could_not_run("MongoDB", error))
             return
         try:
+            if self.asked.settings:
+                found += self._clocks(db)
             if self.asked.settings and isinstance(plan, Plan):
                 scan = self.report.scan
                 needed = int(str(scanned(scan)["estimated_bytes"])) if scan else None
@@ -194,6 +215,9 @@ class Preflight:
             self._keep(db)
         finally:
             db.client.close()
+
+    def _clocks(self, db: Database | None) -> list[Finding]:
+        return findings.run("clocks", lambda: machine.of_clocks(self.settings, self.session, db))
 
     def _keep(self, db: Database) -> None:
         """So that whoever asks later sees how old it is, and what was looked at."""
