@@ -159,6 +159,12 @@ class ValidatorRefused(WriteRefused):
     parked_class = "validator"
 
 
+class RowRefused(Unappliable):
+    """PostgreSQL does not take what a document says of a row: a constraint, or a value that does not fit."""
+
+    parked_class = "row"
+
+
 class UniqueTaken(Unappliable):
     """Another document holds a value that has to be unique."""
 
@@ -297,6 +303,22 @@ class OverBudget(Refused):
 
 class CutoverState(Refused):
     """The cutover is not in a state in which that can be done."""
+
+
+class ReverseState(Refused):
+    """The way back is not in a state in which that can be done."""
+
+
+class ReverseBusy(Refused):
+    """Another reverse writer is at work."""
+
+
+class HistoryLost(Refused):
+    """What MongoDB keeps of its changes no longer reaches back to where the way back stands."""
+
+
+class CollectionGone(Refused):
+    """A mapped collection was dropped or renamed: what that means for its rows is for people to say."""
 
 
 class TakenOver(CutoverState):

@@ -73,6 +73,7 @@ SECTIONS = (
     "files",
     "backup",
     "cutover",
+    "reverse",
     "flags",
 )
 
@@ -218,6 +219,18 @@ class Cutover(BaseModel):
     disk_factor: float = Field(default=1.2, gt=1)
 
 
+class ReverseWay(BaseModel):
+    """What becomes of rows when the application writes to MongoDB (docs/reverse.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: A document that is deleted: hide makes its row not pass its filter, where the filter has a column for that, and
+    #: deletes it else; delete always deletes it.
+    on_delete: Literal["hide", "delete"] = "hide"
+    #: Seconds that a drain is waited for.
+    drain_timeout_s: float = Field(default=60, gt=0)
+
+
 class Backup(BaseModel):
     """Where backups are, and what is in them besides both databases."""
 
@@ -268,6 +281,7 @@ class _Rooms(BaseModel):
     sessions: Sessions = Sessions()
     files: Files = Files()
     cutover: Cutover = Cutover()
+    reverse: ReverseWay = ReverseWay()
     backup: Backup = Backup()
     flags: Flags = Flags()
     mapping: Path = Path("mapping.yaml")

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg import Connection, conninfo
+from psycopg import Connection, Rollback, conninfo
 from psycopg.rows import TupleRow
 
 from connectors.errors import Contended, SchemaChanged, ServerGone, SettingsInvalid, SourceNotReady, SyncError
 from connectors.settings import SourceEndpoint
 
 Session = Connection[TupleRow]
+__all__ = ["Rollback", "Session", "connect", "effective", "parameters", "translate", "translated", "where"]
 #: seconds, the last in milliseconds: how long a server that does not answer at all is waited for, where the DSN says
 #: nothing else; one behind a line that was cut would be waited for as long as the system's TCP does, for hours
 _PATIENCE = {

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import Broken, Misused, NotComplete, SyncError
-from sync.cli import backup, cutover, dead_letters, dev, files, flags, sessions
+from sync.cli import backup, cutover, dead_letters, dev, files, flags, reverse, sessions
 from sync.cli.control import pause, resume, throttle
 from sync.cli.dashboard import dashboard
 from sync.cli.demo import demo
@@ -48,6 +48,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(files.app, name="files")
 app.add_typer(cutover.app, name="cutover")
+app.add_typer(reverse.app, name="reverse")
 app.add_typer(backup.app, name="backup")
 app.add_typer(flags.app, name="flags")
 app.command()(dashboard)

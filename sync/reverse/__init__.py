@@ -1,0 +1,1 @@
+"""The way back: what is written to MongoDB reaches PostgreSQL."""
