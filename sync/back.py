@@ -22,7 +22,7 @@ from connectors.mongo.changes import Changes, as_text, from_text, keep_images, m
 from connectors.mongo.client import Database
 from connectors.postgres.client import Session, connect, translated
 from connectors.postgres.reverse import Reverse
-from connectors.postgres.writing import Writing, as_natives, givens
+from connectors.postgres.writing import Writing, as_natives, givens, uniques
 from consumers.apply.write import keys_read
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan
@@ -196,7 +196,12 @@ def _follow(settings: Settings, tally: Tally, log: Log, stop: Stop, *, until_dra
 
 def _applier(settings: Settings, ends: Ends, tally: Tally) -> Applier:
     made = Applier(
-        ends.backs, ends.db, ends.session, ends.reverse, deletes=settings.reverse.on_delete == "delete"
+        ends.backs,
+        ends.db,
+        ends.session,
+        ends.reverse,
+        deletes=settings.reverse.on_delete == "delete",
+        uniques=uniques(ends.session, ends.plan.declared.tables),
     )
     made.tally = tally
     return made

@@ -22,7 +22,7 @@ from connectors.postgres.client import Session, translated
 SCHEMA = "tandem"
 #: of a session: what lets its writes through the fence
 PASS = "tandem.pass"  # noqa: S105 - a setting's name
-TABLES = ("reverse", "reverse_ids", "reverse_parked", "reverse_aside", "reverse_gone")
+TABLES = ("reverse", "reverse_ids", "reverse_seen", "reverse_parked", "reverse_aside", "reverse_gone")
 _MADE = """
 CREATE SCHEMA IF NOT EXISTS tandem;
 CREATE TABLE IF NOT EXISTS tandem.passes (name text PRIMARY KEY, secret text NOT NULL);
@@ -30,10 +30,12 @@ REVOKE ALL ON tandem.passes FROM PUBLIC;
 CREATE TABLE IF NOT EXISTS tandem.reverse (
   name text PRIMARY KEY, run text NOT NULL, state text NOT NULL, token text, writer bigint NOT NULL DEFAULT 0,
   events bigint NOT NULL DEFAULT 0, mark bigint NOT NULL DEFAULT 0, applied_at timestamptz, token_at timestamptz,
-  touched text[] NOT NULL DEFAULT '{}', trouble text, began timestamptz NOT NULL DEFAULT now());
+  trouble text, began timestamptz NOT NULL DEFAULT now());
 CREATE TABLE IF NOT EXISTS tandem.reverse_ids (
   name text NOT NULL, collection text NOT NULL, id text NOT NULL, key text[] NOT NULL,
   at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (name, collection, id));
+CREATE TABLE IF NOT EXISTS tandem.reverse_seen (
+  name text NOT NULL, collection text NOT NULL, id text NOT NULL, PRIMARY KEY (name, collection, id));
 CREATE TABLE IF NOT EXISTS tandem.reverse_parked (
   name text NOT NULL, collection text NOT NULL, id text NOT NULL, class text NOT NULL, reason text NOT NULL,
   remedy text NOT NULL, since timestamptz NOT NULL DEFAULT now(), tries integer NOT NULL DEFAULT 1,
@@ -52,7 +54,7 @@ _SLOWEST_S = 60
 class Standing:
     """How far it is. state: `on`, `off`. token: text of it. writer: the serial of the last one. events: applied since
     the beginning. mark: the last one that was read. applied_at: MongoDB's time of the last event that was applied.
-    token_at: when the token was taken, by PostgreSQL's clock. touched: collections that were written back."""
+    token_at: when the token was taken, by PostgreSQL's clock."""
 
     run: str
     state: str
@@ -62,7 +64,6 @@ class Standing:
     mark: int
     applied_at: datetime | None
     token_at: datetime | None
-    touched: tuple[str, ...]
     trouble: str | None
     began: datetime
 
@@ -128,9 +129,7 @@ class Reverse:
             found = self._run(
                 f"SELECT {', '.join(_FIELDS)} FROM tandem.reverse WHERE name = %s", self.name
             ).fetchone()
-        if found is None:
-            return None
-        return Standing(**{**dict(zip(_FIELDS, found, strict=True)), "touched": tuple(found[8])})
+        return None if found is None else Standing(*found)
 
     def turn_on(self, run: str, token: str) -> bool:
         """Begin at this token, for a cutover. False: it was on for it already, and stays where it is."""
@@ -138,7 +137,7 @@ class Reverse:
             known = self.standing()
             if known is not None and known.run == run and known.state == "on":
                 return False
-            for table in TABLES:
+            for table in ("reverse", "reverse_ids", "reverse_parked", "reverse_seen"):
                 self._run(f"DELETE FROM tandem.{table} WHERE name = %s", self.name)
             self._run(
                 "INSERT INTO tandem.reverse (name, run, state, token, token_at, writer)"
@@ -239,20 +238,16 @@ class Reverse:
         if done != 1:
             raise TakenOver("another writer has taken over", remedy="see `tandem reverse status`")
 
-    def move(
-        self, before: str, token: str, events: int, mark: int, at: datetime | None, touched: Sequence[str]
-    ) -> None:
+    def move(self, before: str, token: str, events: int, mark: int, at: datetime | None) -> None:
         """First in the transaction of the rows: from one token to the next. Raises TakenOver."""
         found = self._run(
             "UPDATE tandem.reverse SET token = %s, token_at = now(), events = events + %s, mark = greatest(mark, %s),"
-            " applied_at = coalesce(%s, applied_at), trouble = NULL,"
-            " touched = (SELECT coalesce(array_agg(DISTINCT t), '{}') FROM unnest(touched || %s::text[]) AS t)"
+            " applied_at = coalesce(%s, applied_at), trouble = NULL"
             " WHERE name = %s AND writer = %s AND state = %s AND token = %s",
             token,
             events,
             mark,
             at,
-            list(touched),
             self.name,
             self.writer,
             self._state,
@@ -313,7 +308,7 @@ class Reverse:
     # -- what is kept --------------------------------------------------------------------------------------------
     def put_aside(self, collection: str, id_: str, fields_: str | None) -> None:
         """What goes to no column, as JSON; None: nothing does."""
-        if fields is None:
+        if fields_ is None:
             self._run(
                 "DELETE FROM tandem.reverse_aside WHERE name = %s AND collection = %s AND id = %s",
                 self.name,
@@ -327,7 +322,7 @@ class Reverse:
             self.name,
             collection,
             id_,
-            fields,
+            fields_,
         )
 
     def bury(self, collection: str, id_: str, table: str, row: str) -> None:
@@ -349,6 +344,26 @@ class Reverse:
             list(ids),
         )
         return {(collection, id_) for collection, id_ in rows.fetchall()}
+
+    def see(self, documents: Sequence[tuple[str, str]]) -> None:
+        """Documents, by collection and `_id`, that were changed since the beginning."""
+        self._run(
+            "INSERT INTO tandem.reverse_seen (name, collection, id) SELECT %s, * FROM unnest(%s::text[], %s::text[])"
+            " ON CONFLICT DO NOTHING",
+            self.name,
+            [collection for collection, _ in documents],
+            [id_ for _, id_ in documents],
+        )
+
+    def seen(self) -> list[tuple[str, str]]:
+        """All of them."""
+        with translated():
+            if not self.there:
+                return []
+            rows = self._run(
+                "SELECT collection, id FROM tandem.reverse_seen WHERE name = %s ORDER BY 1, 2", self.name
+            )
+            return [(collection, id_) for collection, id_ in rows.fetchall()]
 
     # -- what is parked ------------------------------------------------------------------------------------------
     def park(

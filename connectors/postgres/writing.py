@@ -28,6 +28,10 @@ class Given(NamedTuple):
     always: bool
 
 
+#: columns that a unique index has, by table
+Uniques = Mapping[str, frozenset[str]]
+
+
 _GIVEN = """
 SELECT n.nspname || '.' || c.relname, a.attname::text, a.attidentity = 'a'
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -43,6 +47,21 @@ def givens(session: Session, tables: Sequence[str]) -> dict[str, dict[str, Given
         for table, column, always in session.execute(_GIVEN, [list(tables)]).fetchall():
             found.setdefault(table, {})[column] = Given(always)
     return found
+
+
+_UNIQUE = """
+SELECT n.nspname || '.' || c.relname, array_agg(DISTINCT a.attname::text)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
+WHERE n.nspname || '.' || c.relname = ANY(%s) AND i.indisunique GROUP BY 1
+"""
+
+
+def uniques(session: Session, tables: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Columns of unique indexes, by table."""
+    with translated():
+        rows = session.execute(_UNIQUE, [list(tables)]).fetchall()
+    return {table: frozenset(columns) for table, columns in rows}
 
 
 def as_natives(session: Session) -> None:

@@ -98,9 +98,9 @@ class Walker:
             self.walked.differing += [f"{c} {text}" for c, text in names]
         self._watch(collection, self.walked.documents)
 
-    def _move(self, touched: Sequence[str]) -> None:
+    def _move(self) -> None:
         if not self._dry:
-            self._reverse.move(self._token, self._token, 0, 0, None, touched)
+            self._reverse.move(self._token, self._token, 0, 0, None)
 
 
 def _chunks(items: Iterable[Any]) -> Iterator[list[Any]]:

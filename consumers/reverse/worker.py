@@ -18,12 +18,14 @@ from connectors.mongo.changes import Change, Changes, as_text, documents, from_t
 from connectors.mongo.client import Database, Document
 from connectors.postgres.client import Rollback, Session, translated
 from connectors.postgres.reverse import Reverse
-from connectors.postgres.writing import Writing
+from connectors.postgres.writing import Uniques, Writing
 from consumers.apply.write import keys_read
 from consumers.reverse import echo
 from consumers.reverse.invert import Back
 from consumers.reverse.write import KeyTexts, Writer, Written, id_of, key_of_document, key_of_id
 
+#: unique_violation
+_UNIQUE = "23505"
 #: events that are applied in one transaction
 MOST = 200
 #: a place in the stream that nothing happened at is written down so often, so that it stays within MongoDB's history
@@ -75,18 +77,26 @@ class Applier:
     """Documents into rows. deletes: rows are deleted also where their filter could say that they are not there."""
 
     def __init__(
-        self, backs: Mapping[str, Back], db: Database, session: Session, reverse: Reverse, *, deletes: bool
+        self,
+        backs: Mapping[str, Back],
+        db: Database,
+        session: Session,
+        reverse: Reverse,
+        *,
+        deletes: bool,
+        uniques: Uniques,
     ) -> None:
         self._backs, self._db, self._session, self._reverse = backs, db, session, reverse
+        self._uniques = uniques
         self._writing, self._deletes = Writing(session), deletes
         self.tally = Tally()
         self._batch = _Batch({})
 
     def apply(
-        self, wanted: Iterable[Wanted], move: Callable[[Sequence[str]], None], *, undone: bool = False
+        self, wanted: Iterable[Wanted], move: Callable[[], None], *, undone: bool = False
     ) -> list[tuple[str, str]]:
-        """Make rows say what these documents say, all in one transaction. move: what is written with them, given the
-        collections. undone: only look what would be written. Returns the documents of which something differed. Raises
+        """Make rows say what these documents say, all in one transaction. move: what is written with them, first of
+        all. undone: only look what would be written. Returns the documents of which something differed. Raises
         what the servers say; what a document is to blame for is parked."""
         pending = {w.name: w for w in wanted}
         found = self._read(pending.values())
@@ -104,7 +114,7 @@ class Applier:
         self,
         pending: Mapping[tuple[str, str], Wanted],
         found: Mapping[tuple[str, str], Document | None],
-        move: Callable[[Sequence[str]], None],
+        move: Callable[[], None],
         *,
         deferred: bool,
         undone: bool,
@@ -113,10 +123,11 @@ class Applier:
         looked at when it is met, so that it is known whose fault it is."""
         self._batch, again = _Batch(dict(pending), dict(found)), True
         with translated(), self._session.transaction() as transaction:
-            move(sorted({collection for collection, _ in pending}))
+            move()
             self._prepare(deferred)
             self._writer = Writer(self._backs, self._writing, self, self._now(), deletes=self._deletes)
             self._all()
+            self._untangle()
             if deferred and not self._holds():
                 raise Rollback(transaction)
             if not undone:
@@ -133,6 +144,7 @@ class Applier:
             ids = [id_ for _, id_ in names]
             self._batch.asides = self._reverse.known("reverse_aside", ids)
             self._batch.parked = self._reverse.known("reverse_parked", ids)
+            self._reverse.see(names)
 
     def _holds(self) -> bool:
         try:
@@ -159,6 +171,36 @@ class Applier:
                     self._one(name, ())
             if len(batch.pending) == before:
                 return
+
+    def _untangle(self) -> None:
+        """Documents that hold each other's unique values: their rows let go of them, then all are written."""
+        batch = self._batch
+        tied = [
+            name
+            for name, error in batch.failed.items()
+            if error.facts.get("sqlstate") == _UNIQUE and batch.documents.get(name) is not None
+        ]
+        if len(tied) < 2:
+            return
+        done: dict[tuple[str, str], int] = {}
+        try:
+            with self._writing.attempt():
+                for name in tied:
+                    self._free(batch.pending[name])
+                for name in tied:
+                    done[name] = self._written(batch.pending[name], batch.documents[name]).rows
+        except Unappliable:
+            return
+        for name in tied:
+            del batch.failed[name], batch.pending[name]
+        batch.written |= done
+
+    def _free(self, wanted: Wanted) -> None:
+        collection, text = wanted.name
+        back = self._backs[collection]
+        key = self._reverse_key(back, collection, text, wanted, self._batch.documents[wanted.name])
+        if key is not None:
+            self._writer.free(collection, key, self._uniques.get(back.table.name, frozenset()))
 
     def _one(self, name: tuple[str, str], within: tuple[tuple[str, str], ...]) -> None:
         """One document, behind those that it refers to."""
@@ -310,10 +352,8 @@ class Worker:
         self._applier.tally.own += sum(c.mark is None for c in batch.changes) - len(theirs)
         return len(batch.changes)
 
-    def _mover(
-        self, token: str, events: int, mark: int, at: datetime | None
-    ) -> Callable[[Sequence[str]], None]:
-        return lambda touched: self._reverse.move(self._token, token, events, mark, at, touched)
+    def _mover(self, token: str, events: int, mark: int, at: datetime | None) -> Callable[[], None]:
+        return lambda: self._reverse.move(self._token, token, events, mark, at)
 
     def _due(self) -> Iterator[Wanted]:
         with translated():

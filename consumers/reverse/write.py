@@ -8,13 +8,17 @@ comes back as `aside`.
 
 from __future__ import annotations
 
+import secrets
+import uuid
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bson import ObjectId
 
 from connectors.errors import RowRefused
+from connectors.postgres.catalog import Column
 from connectors.postgres.rows import Row, TableRead
 from consumers.apply.write import table_read
 from consumers.mapping.ids import integer_key, object_id
@@ -154,6 +158,30 @@ class Writer:
             self._take_out(back, natives, done)
         return done
 
+    def free(self, collection: str, key: KeyTexts, columns: AbstractSet[str]) -> None:
+        """Let a row hold none of the values that have to be unique, until it is written again in this transaction."""
+        back = self._backs[collection]
+        natives = self._one(back, key)
+        cells: dict[str, str | None] = {}
+        for column in back.table.columns:
+            if column.name in columns and column.name not in back.table.key and not column.generated:
+                cells[column.name] = self._unlike(column) if column.not_null else None
+        if natives is not None and cells:
+            self._rows.update(self._read(back), key, cells)
+
+    @staticmethod
+    def _unlike(column: Column) -> str:
+        """A value that no other row has."""
+        if column.type in ("text", "character varying", "citext"):
+            return uuid.uuid4().hex
+        if column.type == "uuid":
+            return str(uuid.uuid4())
+        if column.type in ("bigint", "integer", "numeric"):
+            return str(-secrets.randbelow(1 << 31) - 1)
+        raise no_text(
+            f"{column.name}: two rows swap values that have to be unique, of a type for which that is not done"
+        )
+
     # -- rows ----------------------------------------------------------------------------------------------------
     def _read(self, back: Back) -> TableRead:
         name = back.table.name
@@ -208,7 +236,7 @@ class Writer:
             if natives is not None:
                 if of.alike(value, forward.get(of.name)) or (value is None and natives[of.column] is None):
                     continue
-                if not there and not of.nullable:
+                if value is None and (of.column in back.table.key or not (there or of.nullable)):
                     continue  # it says nothing
             elif value is None and not of.nullable:
                 continue  # PostgreSQL fills it in, or refuses the row
