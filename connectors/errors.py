@@ -162,8 +162,6 @@ class ValidatorRefused(WriteRefused):
 class RowRefused(Unappliable):
     """PostgreSQL does not take what a document says of a row: a constraint, or a value that does not fit."""
 
-    parked_class = "row"
-
 
 class UniqueTaken(Unappliable):
     """Another document holds a value that has to be unique."""
