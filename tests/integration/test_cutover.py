@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from connectors.mongo.journal import COLLECTION
 from connectors.postgres.fence import Fence, Standing
 from sync import app
+from tests.support import warm
 from tests.support.application import Application
 from tests.support.controller import POINTS
 from tests.support.pipeline import Pipeline, consuming, pipeline
@@ -61,15 +61,12 @@ class Moving:
     def cutover(
         self, *arguments: str, dies: str = "", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "tests.support.controller", "cutover", *arguments]
-        done = subprocess.run(
-            [*command, "--mapping", str(self.on.tandem.mapping)],
+        done = warm.run(
+            "tests.support.controller",
+            ["cutover", *arguments, "--mapping", str(self.on.tandem.mapping)],
             env={**self.on.tandem.environ, "DIE_AT": dies, "PYTHONPATH": os.getcwd()},
             cwd=self.on.tandem.folder,
-            capture_output=True,
-            text=True,
             timeout=180,
-            check=False,
         )
         wanted = -signal.SIGKILL if dies else 0
         if check and done.returncode != wanted:

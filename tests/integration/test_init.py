@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import yaml
 from psycopg import conninfo, sql
 
 from tests.foreign.__main__ import Case, run_case
+from tests.support import warm
 from tests.support.stack import Own
 
 CASES = Path(__file__).parents[1] / "cases"
@@ -54,10 +54,7 @@ def init(folder: Path, dsn: str | None, *arguments: str) -> subprocess.Completed
     environ.pop("POSTGRES_DSN", None)
     if dsn is not None:
         environ["POSTGRES_DSN"] = dsn
-    return subprocess.run(
-        [sys.executable, "-m", "sync.cli", "init", *arguments],
-        env=environ, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return warm.run("sync.cli", ["init", *arguments], env=environ, cwd=folder, timeout=120)
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support import warm
 from tests.support.stack import Own
 
 ACP_MAPPING = Path(__file__).parents[2] / "examples" / "acp" / "mapping.yaml"
@@ -29,15 +29,8 @@ class Tandem:
         self, *arguments: str, timeout_s: float = 120, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run to the end. With check, anything but exit 0 fails, with what it printed."""
-        done = subprocess.run(
-            self._command(arguments),
-            env=self.environ,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
+        done = warm.run(
+            "sync.cli", self._arguments(arguments), env=self.environ, cwd=self.folder, timeout=timeout_s
         )
         if check and done.returncode:
             raise AssertionError(
@@ -55,13 +48,13 @@ class Tandem:
         self._started += 1
         log = self.folder / f"{arguments[0]}-{self._started}.log"
         with log.open("wb") as out:
-            child = subprocess.Popen(
-                self._command(arguments),
+            child = warm.started(
+                "sync.cli",
+                self._arguments(arguments),
                 env={**self.environ, **(environ or {})},
                 cwd=self.folder,
-                stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=subprocess.STDOUT,
+                stderr=out,
             )
         process = Process(child, log)
         try:
@@ -69,21 +62,14 @@ class Tandem:
         finally:
             process.end()
 
-    def _command(self, arguments: tuple[str, ...]) -> list[str]:
-        return [
-            sys.executable,
-            "-m",
-            "sync.cli",
-            *arguments,
-            "--mapping",
-            str(self.mapping),
-        ]
+    def _arguments(self, arguments: tuple[str, ...]) -> list[str]:
+        return [*arguments, "--mapping", str(self.mapping)]
 
 
 class Process:
     """A started command and its log."""
 
-    def __init__(self, child: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, child: subprocess.Popen[bytes] | warm.Child, log: Path) -> None:
         self.child, self.log = child, log
 
     @property

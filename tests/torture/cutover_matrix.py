@@ -1,7 +1,7 @@
 """`make cutover-matrix`: the controller killed at every point of its journal, and every server standing still in every
 state, on real servers, under an application that writes. Prints the table of docs/cutover-matrix.md.
 
-    python -m tests.torture.cutover_matrix [--kill] [--halt] [--only TEXT] [--write FILE]
+    python -m tests.torture.cutover_matrix [--kill] [--halt] [--only TEXT] [--from POINT] [--write FILE]
 """
 
 from __future__ import annotations
@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kill", action="store_true", help="only the kills")
     parser.add_argument("--halt", action="store_true", help="only the servers that stand still")
     parser.add_argument("--only", default="", help="points whose name contains this")
+    parser.add_argument(
+        "--from", dest="first", default="", help="kills from this point on: 'before reached fenced'"
+    )
     parser.add_argument("--write", type=Path, help="the table, as Markdown")
     chosen = parser.parse_args(arguments)
     both = not (chosen.kill or chosen.halt)
@@ -102,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         addresses = stack.up()
         try:
             with servers.own_names(addresses) as own, moving(own, Path(folder)) as here:
-                rows = _kills(here, chosen.only) if chosen.kill or both else []
+                rows = _kills(here, chosen.only, chosen.first) if chosen.kill or both else []
                 for line in rows:
                     print(line, flush=True)
                     lines.append(line)
@@ -119,9 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if bad else 0
 
 
-def _kills(here: Moving, only: str):  # type: ignore[no-untyped-def]
+def _kills(here: Moving, only: str, first: str):  # type: ignore[no-untyped-def]
+    begin = POINTS.index(first) if first else 0
     for number, point in enumerate(POINTS):
-        if only not in point:
+        if only not in point or number < begin:
             continue
         ends = []
         for then in ("resume", "abort"):
