@@ -26,8 +26,8 @@ from connectors.errors import (
     SyncError,
 )
 from connectors.mongo import client as mongo
+from connectors.mongo import cohort, ledger, verified
 from connectors.mongo import journal as kept
-from connectors.mongo import ledger, verified
 from connectors.mongo.client import Document
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
@@ -380,13 +380,15 @@ class Live:
 
     def _turn(self, stop: Stop) -> Facts:
         wished = self.settings.flags
+        names = (*wished.names, *wished.reads)
         with steps.flags_of(self.settings) as flags:
-            flags.turn(wished.names, wished.on)
-            if flags.says(wished.names, wished.on) is not True:
+            flags.turn(names, wished.on)
+            if flags.says(names, wished.on) is not True:
                 raise ServerGone(
                     "the flags are not all turned when they are read back", remedy="it is tried again"
                 )
-        return {"flags": list(wished.names), "variant": wished.on}
+        cohort.let_go(self.db)  # all are what it was
+        return {"flags": list(names), "variant": wished.on}
 
     def _observe(self, stop: Stop) -> Facts:
         until = time.monotonic() + self.wished.observe_s
@@ -404,8 +406,9 @@ class Live:
         if flags:
             wished = self.settings.flags
             with steps.flags_of(self.settings) as found:
-                found.turn(wished.names, wished.off)
-                if found.says(wished.names, wished.off) is not True:
+                names = (*wished.names, *wished.reads)
+                found.turn(names, wished.off)
+                if found.says(names, wished.off) is not True:
                     raise ServerGone("the flags do not all say PostgreSQL when they are read back", remedy="")
         self._files_back()
         self._transact(ledger.unretire)
@@ -457,7 +460,7 @@ class Rehearsal(Live):
         if goal is State.FLAGS_FLIPPED:
             wished = self.settings.flags
             with steps.flags_of(self.settings) as flags:
-                changes = flags.turn(wished.names, wished.on, rehearse=True)
+                changes = flags.turn((*wished.names, *wished.reads), wished.on, rehearse=True)
             return {"would": [line for change in changes for line in change.lines()]}
         return {"would": states.MEANING[goal]}
 
@@ -490,6 +493,12 @@ def plan(settings: Settings, log: Log) -> Outcome:
         actions = Rehearsal(settings, "rehearsal", stack, log)
         machine = Machine(_NoJournal(), actions, _limits(settings), log, At(State.PLANNED))
         return machine.rehearse()
+
+
+def ready(settings: Settings, log: Log) -> list[Condition]:
+    """Whether MongoDB can be read as PostgreSQL would be: what every fence waits for, too."""
+    with ExitStack() as stack:
+        return Live(settings, "ready", stack, log)._ready()
 
 
 def run(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False) -> Outcome:
@@ -533,6 +542,10 @@ def status(settings: Settings) -> dict[str, object]:
         stack.callback(db.client.close)
         known = kept.current(db)
         found: dict[str, object] = {"cutover": None if known is None else told(known)}
+        early = cohort.held(db)
+        found["cohort"] = (
+            None if early is None else {**early, "since": early["since"].isoformat(timespec="seconds")}
+        )
         tables = tuple(sorted({p.table for p in ledger.positions(db).values()}))
         session = stack.enter_context(closing(connect(settings.source, name="tandem cutover")))
         facts = Fence(settings.source.slot, tables).facts(session)

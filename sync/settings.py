@@ -259,8 +259,10 @@ class Flags(BaseModel):
     token_file: Path | None = None
     #: In the target database.
     collection: str = Field(default="featureFlags", min_length=1)
-    #: Flags that the cutover turns, all together.
+    #: Flags that the cutover turns, all together: they say where users write, and read.
     names: Listed = ()
+    #: Flags that say where users read, and no more: turned for a cohort first, and for all with the others.
+    reads: Listed = ()
     #: Their variants that say MongoDB, and PostgreSQL.
     on: str = Field(default="on", min_length=1)
     off: str = Field(default="off", min_length=1)

@@ -57,12 +57,21 @@ def run(
     max_blocked: MaxBlocked = None,
     until: Until = None,
     phase: Phase = None,
+    cohort: Annotated[
+        str | None,
+        typer.Option(help="Only let this cohort of flags.cohorts read from MongoDB, and hold there."),
+    ] = None,
 ) -> None:
     """From the checks to the flags, each step journaled. Exit 1 when it did not come to its end, with the reasons."""
     from sync import controller
 
-    end = _end(until, phase)
     settings = _settings(config, mapping, max_blocked)
+    if cohort is not None:
+        if until is not None or phase is not None:
+            raise Misused("--cohort goes no further than its flags", remedy="give it alone")
+        _hold(settings, cohort, json=json, execute=execute)
+        return
+    end = _end(until, phase)
     if not execute:
         _tell(controller.plan(settings, log), json=json, rehearsed=True)
         return
@@ -90,10 +99,22 @@ def resume(
 
 @app.command()
 def abort(config: Config = None, mapping: MappingFile = None, json: Json = False) -> None:
-    """Back to PostgreSQL: writes are let in, the consumers go on, what was moved is put back."""
-    from sync import controller
+    """Back to PostgreSQL: writes are let in, the consumers go on, what was moved is put back. A cohort that reads from
+    MongoDB reads from PostgreSQL again."""
+    from sync import controller, gradual
 
-    _tell(controller.abort(read_settings(config, mapping), log), json=json, end=State.ABORTED)
+    settings = read_settings(config, mapping)
+    known = controller.status(settings)["cutover"]
+    if not isinstance(known, Mapping) or known["state"] in (State.DONE, State.ABORTED):
+        name = gradual.let_go(settings)
+        if name is not None:
+            if json:
+                print_json({"ok": True, "cohort": name, "reads_from": "PostgreSQL"})
+            else:
+                out.print(f"the cohort {name} reads from PostgreSQL again")
+            return
+    _tell(controller.abort(settings, log), json=json, end=State.ABORTED)
+    gradual.let_go(settings)
 
 
 @app.command()
@@ -107,11 +128,39 @@ def status(config: Config = None, mapping: MappingFile = None, json: Json = Fals
     if json:
         print_json(found)
     elif cutover is None:
+        _cohort(found["cohort"])
         out.print("there was no cutover yet")
     else:
         assert isinstance(cutover, Mapping)
+        _cohort(found["cohort"])
         _picture(cutover, fence)
     if isinstance(cutover, Mapping) and (cutover["writes_refused"] or cutover["intent"]):
+        raise typer.Exit(1)
+
+
+def _hold(settings: Settings, cohort: str, *, json: bool, execute: bool) -> None:
+    from sync import gradual
+
+    held = gradual.hold(settings, cohort, log, execute=execute)
+    if json:
+        print_json({"ok": held.ok, **held.as_dict()})
+    else:
+        for condition in held.conditions:
+            mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}[condition.ok]
+            out.print(f"{mark} {escape(condition.name)}: {escape(condition.why)}")
+        for change in held.changes:
+            for line in change.lines():
+                out.print(escape(line))
+        if held.executed:
+            out.print(
+                f"the {held.keys:,} keys of the cohort {escape(cohort)} read from MongoDB; everybody writes to"
+                " PostgreSQL, and what they write is in MongoDB after the lag (`tandem lag`). To go on:"
+                " `tandem cutover run --execute`; to go back: `tandem cutover abort`",
+                soft_wrap=True,
+            )
+        elif held.ok:
+            out.print("rehearsed: nothing was changed; `--execute` does it")
+    if not held.ok:
         raise typer.Exit(1)
 
 
@@ -169,6 +218,15 @@ def _print(outcome: Outcome, *, rehearsed: bool) -> None:
         out.print("rehearsed: nothing was changed; `tandem cutover run --execute` does it")
     else:
         out.print(f"[bold]{outcome.state}[/]: {MEANING[outcome.state]}")
+
+
+def _cohort(held: object) -> None:
+    if isinstance(held, Mapping):
+        out.print(
+            f"the cohort {escape(str(held['cohort']))} ({held['keys']:,} keys) reads from MongoDB since"
+            f" {held['since']}; everybody writes to PostgreSQL",
+            soft_wrap=True,
+        )
 
 
 def _is_short(value: object) -> bool:

@@ -35,7 +35,7 @@ collections:
   users: {from: public.users, where: is_active}
   teams: {from: public.teams, references: {createdBy: {column: created_by, to: users}}}
 """
-FLAG = "use_mongodb"
+FLAG, READS = "use_mongodb", "read_mongodb"
 
 
 @dataclass
@@ -109,16 +109,19 @@ class Moving:
 
 def _write_flags(file: Path) -> None:
     flag = {"state": "ENABLED", "variants": {"on": True, "off": False}, "defaultVariant": "off"}
-    file.write_text(json.dumps({"flags": {FLAG: flag}}), encoding="utf-8")
+    file.write_text(json.dumps({"flags": {FLAG: flag, READS: flag}}), encoding="utf-8")
 
 
 @contextmanager
 def moving(own: Own, folder: Path) -> Iterator[Moving]:
     flags = folder / "flags.json"
     _write_flags(flags)
+    (folder / "beta.txt").write_text("1\n2\n", encoding="utf-8")
+    (folder / "tandem.yaml").write_text("flags: {cohorts: {beta: beta.txt}}\n", encoding="utf-8")
     options = {
         "TANDEM_FLAGS__FILE": str(flags),
         "TANDEM_FLAGS__NAMES": FLAG,
+        "TANDEM_FLAGS__READS": READS,
         "TANDEM_CUTOVER__BACKUP": "false",
         "TANDEM_CUTOVER__WAY_BACK": "none",
         "TANDEM_CUTOVER__OBSERVE_S": "0.5",
@@ -161,6 +164,50 @@ def test_it_is_rehearsed_and_then_done_under_an_application_that_writes(own: Own
         again = here.cutover("abort", check=False)
         assert again.returncode == 1
         assert "nothing to abort" in again.stderr
+
+
+def test_a_cohort_reads_first_and_is_held_until_told_to_go_on(own: Own, tmp_path: Path) -> None:
+    with moving(own, tmp_path) as here, here.application() as application:
+        until(lambda: application.counts["postgres"] > 10)
+        before = here.flags.read_text()
+        rehearsed = json.loads(here.cutover("run", "--cohort", "beta", "--json").stdout)
+        assert (rehearsed["executed"], rehearsed["refusals"], rehearsed["keys"]) == (False, [], 2)
+        assert here.flags.read_text() == before
+        for _ in range(2):  # it is safe to repeat
+            assert "read from MongoDB" in here.cutover("run", "--cohort", "beta", "--execute").stdout
+        flags = json.loads(here.flags.read_text())["flags"]
+        assert "targeting" in flags[READS]
+        assert flags[FLAG] == json.loads(before)["flags"][FLAG]
+        here.serves_from_postgres(application)
+        assert not application.refused
+        assert here.status()["cohort"]["cohort"] == "beta"
+        assert "reads from PostgreSQL again" in here.cutover("abort").stdout
+        assert here.status()["cohort"] is None
+        assert json.loads(here.flags.read_text())["flags"][READS]["defaultVariant"] == "off"
+        assert "targeting" not in json.loads(here.flags.read_text())["flags"][READS]
+        here.cutover("run", "--cohort", "beta", "--execute")
+        here.cutover("run", "--execute")
+        here.serves_from_mongo(application)
+        assert here.status()["cohort"] is None
+        assert json.loads(here.flags.read_text())["flags"][READS] == {
+            "state": "ENABLED",
+            "variants": {"on": True, "off": False},
+            "defaultVariant": "on",
+        }
+        late = here.cutover("run", "--cohort", "beta", "--execute", check=False)
+        assert late.returncode == 1
+        assert "cut over already" in late.stderr
+        for arguments, told in (
+            (("run", "--cohort", "nobody"), "there is no cohort 'nobody'"),
+            (("run", "--cohort", "beta", "--until", "fenced"), "goes no further than its flags"),
+        ):
+            refused = here.cutover(*arguments, check=False)
+            assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr
+        here.on.tandem.environ["TANDEM_FLAGS__READS"] = FLAG
+        refused = here.cutover("run", "--cohort", "beta", check=False)
+        assert (refused.returncode, "in flags.reads and in flags.names" in refused.stderr) == (2, True)
+        application.stop()
+        assert application.lost() == []
 
 
 #: killed here, on every run of the tests; all of them: `make cutover-matrix`
