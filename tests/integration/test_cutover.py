@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -35,6 +36,20 @@ collections:
   users: {from: public.users, where: is_active}
   teams: {from: public.teams, references: {createdBy: {column: created_by, to: users}}}
 """
+#: sessions and workspaces too
+MORE_DDL = """
+CREATE TABLE user_sessions (id bigint PRIMARY KEY, user_id bigint NOT NULL REFERENCES users, workspace_path text,
+  session_token text NOT NULL UNIQUE, expires_at timestamptz NOT NULL);
+INSERT INTO user_sessions SELECT n, n, '/nfs/private/' || n, 'token ' || n, now() + interval '1 day'
+  FROM generate_series(1, 5) AS n;
+"""
+MORE_MAPPING = """
+  activesessions:
+    from: public.user_sessions
+    rename: {session_token: sessionId}
+    references: {userId: {column: user_id, to: users}}
+    constants: {status: active}
+"""
 FLAG, READS = "use_mongodb", "read_mongodb"
 
 
@@ -45,6 +60,9 @@ class Moving:
     on: Pipeline
     flags: Path
     own: Own
+    tables: tuple[str, ...] = ("public.users", "public.teams")
+    #: of workspaces; None: none are moved
+    roots: tuple[Path, Path] | None = None
 
     def application(self, rate: float = 60) -> Application:
         addresses = self.own.addresses
@@ -81,8 +99,7 @@ class Moving:
 
     @property
     def fence(self) -> Standing:
-        tables = ("public.users", "public.teams")
-        return Fence(self.own.name, tables).facts(self.on.sql).standing
+        return Fence(self.own.name, self.tables).facts(self.on.sql).standing
 
     def serves_from_postgres(self, application: Application) -> None:
         """Nothing stands in the way of a write, and it arrives."""
@@ -103,8 +120,21 @@ class Moving:
         self.on.db[COLLECTION].delete_many({})
         _write_flags(self.flags)
         self.on.db["_tandem_positions"].update_many({}, {"$set": {"holder": None}})
-        Fence(self.own.name, ("public.users", "public.teams")).lift(self.on.sql)
-        self.on.tandem.run("reload", "users", "teams")
+        Fence(self.own.name, self.tables).lift(self.on.sql)
+        if self.roots is not None:
+            plant(self.roots)
+        self.on.tandem.run("reload", "users", "teams", *(["activesessions"] if self.roots else []))
+
+
+def plant(roots: tuple[Path, Path]) -> None:
+    """Workspaces of the first users in the old layout, and an empty new root."""
+    for root in roots:
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+    for user in range(1, 6):
+        folder = roots[0] / "private" / str(user)
+        folder.mkdir(parents=True)
+        (folder / "notes.md").write_text(f"of {user}\n", encoding="utf-8")
 
 
 def _write_flags(file: Path) -> None:
@@ -113,8 +143,9 @@ def _write_flags(file: Path) -> None:
 
 
 @contextmanager
-def moving(own: Own, folder: Path) -> Iterator[Moving]:
-    flags = folder / "flags.json"
+def moving(own: Own, folder: Path, agent: str = "") -> Iterator[Moving]:
+    """agent: the address of one; then sessions and workspaces are moved too."""
+    flags, roots = folder / "flags.json", (folder / "old", folder / "new")
     _write_flags(flags)
     (folder / "beta.txt").write_text("1\n2\n", encoding="utf-8")
     (folder / "tandem.yaml").write_text("flags: {cohorts: {beta: beta.txt}}\n", encoding="utf-8")
@@ -130,12 +161,26 @@ def moving(own: Own, folder: Path) -> Iterator[Moving]:
         "TANDEM_CUTOVER__DISK_FACTOR": "10",
         "TANDEM_DASHBOARD__READY_BELOW_S": "30",
     }
-    with pipeline(own, folder, DDL, MAPPING, **options) as on:
+    if agent:
+        plant(roots)
+        options |= {
+            "TANDEM_FILES__OLD": str(roots[0]),
+            "TANDEM_FILES__NEW": str(roots[1]),
+            "TANDEM_SESSIONS__AGENT_URL": agent,
+            "TANDEM_SESSIONS__NOTICE_COLLECTION": "notices",
+            "TANDEM_SESSIONS__ON_TIMEOUT": "go_on",
+            "TANDEM_SESSIONS__WAIT_TIMEOUT_S": "1",
+        }
+    ddl, mapping = (DDL + MORE_DDL, MAPPING + MORE_MAPPING) if agent else (DDL, MAPPING)
+    with pipeline(own, folder, ddl, mapping, **options) as on:
         on.tandem.run("snapshot")
         with consuming(on):
             on.wait()
             app.verify(on.settings)
-            yield Moving(on, flags, own)
+            if agent:
+                yield Moving(on, flags, own, (*Moving.tables, "public.user_sessions"), roots)
+            else:
+                yield Moving(on, flags, own)
 
 
 def test_it_is_rehearsed_and_then_done_under_an_application_that_writes(own: Own, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from connectors.mongo.journal import Journal
@@ -59,8 +61,32 @@ def halting(at: str, pids: Sequence[int], seconds: float) -> None:
     Journal.write = halted  # type: ignore[method-assign]
 
 
+def breaking(at: str, away: Path | None, mark: Path | None, seconds: float) -> None:
+    """From now on, when it comes to that point, a file or folder is not there for so long. mark: made then, for whoever
+    breaks something else, and who takes it away."""
+    write = Journal.write
+
+    def broken(self: Journal, entry: Mapping[str, Any], **fields: object) -> None:
+        write(self, entry, **fields)
+        if at == f"after {entry['what']} {entry['goal']}":
+            if mark is not None:
+                mark.touch()
+                time.sleep(0.3)
+            if away is not None:
+                hidden = away.with_name(away.name + ".away")
+                away.rename(hidden)
+                timer = threading.Timer(seconds, lambda: hidden.rename(away))
+                timer.daemon = False
+                timer.start()
+
+    Journal.write = broken  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     dying(os.environ.get("DIE_AT", ""))
     if halt_at := os.environ.get("HALT_AT"):
         halting(halt_at, [int(p) for p in os.environ["HALT_PIDS"].split()], float(os.environ["HALT_S"]))
+    if break_at := os.environ.get("BREAK_AT"):
+        paths = [Path(p) if (p := os.environ.get(name)) else None for name in ("BREAK_PATH", "BREAK_MARK")]
+        breaking(break_at, *paths, float(os.environ["HALT_S"]))
     main()
