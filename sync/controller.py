@@ -34,6 +34,7 @@ from connectors.positions import Lsn
 from connectors.postgres import slots, writers
 from connectors.postgres.client import Session, connect
 from connectors.postgres.fence import Fence
+from connectors.rsync.program import Rsync
 from connectors.services import answers
 from sync import app, proof, steps
 from sync.cutover import gate, states
@@ -164,7 +165,10 @@ class Live:
         return found
 
     def _files_plan(self) -> str:
-        plan = app.files(self.settings.files).plan(predict=False)
+        files = self.settings.files
+        if files.old != files.new:
+            Rsync.find()
+        plan = app.files(files).plan(predict=False)
         if not plan.ok:
             raise GateClosed("; ".join(plan.complaints), remedy="see `tandem files plan`")
         return f"{plan.workspaces:,} workspaces"

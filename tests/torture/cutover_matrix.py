@@ -74,9 +74,12 @@ def _through(here: Moving, more: Mapping[str, str]) -> str:
             told = "refused, then resumed: done"
             time.sleep(_HALT_S)
             for _ in range(6):
-                if here.cutover("resume", check=False).returncode == 0:
+                again = here.cutover("resume", check=False)
+                if again.returncode == 0:
                     break
                 time.sleep(2)
+            else:
+                raise AssertionError(f"never resumed: {(again.stdout + again.stderr)[-600:]}")
         here.serves_from_mongo(application)
         application.stop()
         assert not application.strange, application.strange
