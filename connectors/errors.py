@@ -275,6 +275,22 @@ class RestoreRefused(Refused):
     """Something stands in the way of a restore."""
 
 
+class ArchiveRefused(Refused):
+    """The archive cannot be where it is to be, or not be used for this."""
+
+
+class ArchiveDamaged(Refused):
+    """Something of the archive is not as it was when it was written."""
+
+
+class ArchiveForeign(Refused):
+    """The archive is of another pipeline, or of topics that were made anew since."""
+
+
+class ArchiveTaken(Refused):
+    """Another process writes to the same archive."""
+
+
 class NotParked(Refused):
     """Nothing is parked under this key."""
 
@@ -399,6 +415,10 @@ class SlotLost(Broken):
 
 class EventsExpired(Broken):
     """The topic no longer holds every event that comes next: going on would skip some."""
+
+
+class ArchiveGap(Broken):
+    """Kafka has removed events that the archive has not kept."""
 
 
 class SourceReplaced(Broken):

@@ -33,6 +33,15 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """A record with all that Kafka has of it. timestamp_type: 0: when it was sent, 1: when the broker had it."""
+
+    record: Record
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    timestamp_type: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeEvent:
     """One decoded change.
 

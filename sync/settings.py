@@ -75,6 +75,7 @@ SECTIONS = (
     "cutover",
     "reverse",
     "flags",
+    "archive",
 )
 
 
@@ -272,6 +273,25 @@ class Flags(BaseModel):
     cohorts: dict[str, Path] = {}
 
 
+class Archive(BaseModel):
+    """Where the topics are kept as Avro files (docs/archive.md)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: A folder, or a URL that fsspec knows, such as s3://bucket/path; credentials from the store's own environment.
+    url: str | None = Field(default=None, min_length=1)
+    codec: Literal["zstd", "deflate"] = "zstd"
+    #: A segment ends when it has so many bytes, or is so many seconds old.
+    segment_bytes: int = Field(default=64 << 20, ge=1_000)
+    segment_s: float = Field(default=300, gt=0)
+    #: Any state of so many days back can be rebuilt; what is older may go.
+    retention_days: float | None = Field(default=None, gt=0)
+    #: Older bases go when there is more than this.
+    retention_bytes: int | None = Field(default=None, gt=0)
+    #: Under which Kafka's tools are told how far it is.
+    group_id: str | None = Field(default=None, min_length=1)
+
+
 class _Rooms(BaseModel):
     """What is set beside the servers' addresses."""
 
@@ -286,6 +306,7 @@ class _Rooms(BaseModel):
     reverse: ReverseWay = ReverseWay()
     backup: Backup = Backup()
     flags: Flags = Flags()
+    archive: Archive = Archive()
     mapping: Path = Path("mapping.yaml")
 
 

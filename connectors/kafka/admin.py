@@ -135,6 +135,15 @@ class Admin:
                 raise kafka_errors.KafkaTimeoutError("the ends of partitions are not known") from error
         return {Partition(tp.topic, tp.partition): end for tp, end in found.items()}
 
+    def told(self, group: str) -> dict[Partition, tuple[int, str]]:
+        """What a group has told Kafka: where it is in each partition, and its note."""
+        with translated(self.endpoint):
+            found = self._admin.list_group_offsets({group: None}).get(group, {})
+        return {
+            Partition(tp.topic, tp.partition): (int(of.offset), str(of.metadata or ""))
+            for tp, of in found.items()
+        }
+
     def demand(self, names: Iterable[str]) -> dict[str, TopicFacts]:
         """These topics. Raises TopicMissing, with all that are not there."""
         wanted = set(names)

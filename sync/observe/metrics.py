@@ -23,6 +23,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from connectors.errors import Misused
 from consumers.worker import Tally
+from sync.archive.keep import Kept
 from sync.lag.judge import LagReport
 from sync.lag.status import StatusReport, Verification
 from sync.snapshot.load import LoadReport
@@ -34,7 +35,7 @@ _BATCH_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Role:
-    """What every role has. role: consumer, snapshot, verify or dashboard."""
+    """What every role has. role: consumer, snapshot, verify, archive or dashboard."""
 
     def __init__(self, role: str) -> None:
         self.registry = CollectorRegistry()
@@ -145,6 +146,34 @@ class VerifyMetrics(Role):
 
     def __init__(self) -> None:
         super().__init__("verify")
+
+
+class ArchiveMetrics(Role):
+    """An archiver's."""
+
+    def __init__(self) -> None:
+        super().__init__("archive")
+        counted = {
+            "records": "Records that are in segments.",
+            "bytes": "Bytes of segments.",
+            "segments": "Segments that were ended.",
+            "odd": "Records of which something did not fit the schema, and is kept as it came.",
+            "gaps": "Times that Kafka had removed events before they were kept.",
+            "retries": "Times that a server was away.",
+        }
+        self._counted = {name: self.counter(f"archive_{name}", what) for name, what in counted.items()}
+        self._seen = dict.fromkeys(counted, 0)
+        self._partitions = self.gauge("archive_partitions", "Partitions that are kept.")
+        self._open = self.gauge("archive_open_records", "Records that are read and in no segment yet.")
+
+    def take(self, kept: Kept) -> None:
+        """The archiver's own counts."""
+        for name, counter in self._counted.items():
+            now = getattr(kept, name)
+            counter.inc(max(0, now - self._seen[name]))
+            self._seen[name] = now
+        self._partitions.set(kept.partitions)
+        self._open.set(kept.open)
 
 
 class PipelineMetrics:

@@ -14,18 +14,18 @@ from tests.support import alerts
 
 with warnings.catch_warnings():  # of kafka-python, on Python 3.11
     warnings.simplefilter("ignore", DeprecationWarning)
-    from sync.observe.metrics import ConsumerMetrics, LoaderMetrics, PipelineMetrics
+    from sync.observe.metrics import ArchiveMetrics, ConsumerMetrics, LoaderMetrics, PipelineMetrics
 
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"\btandem_\w+")
 
 
 def served() -> set[str]:
-    consumer, loader = ConsumerMetrics(), LoaderMetrics()
+    consumer, loader, archive = ConsumerMetrics(), LoaderMetrics(), ArchiveMetrics()
     PipelineMetrics(consumer)
     return {
         family.name + ("_total" if family.type == "counter" else "_info" if family.type == "info" else "")
-        for registry in (consumer.registry, loader.registry)
+        for registry in (consumer.registry, loader.registry, archive.registry)
         for family in registry.collect()
         if family.name.startswith("tandem")
     }

@@ -1,0 +1,1 @@
+"""`tandem archive`: keeps what the topics hold, and images of the tables, for a way back."""
