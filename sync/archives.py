@@ -40,11 +40,6 @@ def archive_of(settings: Settings) -> Archive:
     return Archive.at(settings.archive.url)
 
 
-def archive_group(settings: Settings) -> str:
-    """Under which Kafka's tools are told how far the archive is."""
-    return settings.archive.group_id or f"{settings.kafka.group_id}-archive"
-
-
 def run(
     settings: Settings,
     log: Log,
@@ -64,7 +59,7 @@ def run(
         first = _topics(settings, admin)
         alone = stack.enter_context(archive.store.locked("topics"))
         archive.claim(_identity(settings))
-        stream = stack.enter_context(closing(Follower(settings.kafka, archive_group(settings))))
+        stream = stack.enter_context(closing(Follower(settings.kafka, settings.archive_group)))
         archiver = Archiver(
             archive,
             stream,
@@ -183,13 +178,13 @@ def status(settings: Settings) -> ArchiveStatus:
         admin = stack.enter_context(Admin(settings.kafka))
         topics = _topics(settings, admin)
         homes = [Partition(t.name, n) for t in topics for n in range(t.partitions)]
-        stream = stack.enter_context(closing(Follower(settings.kafka, archive_group(settings))))
+        stream = stack.enter_context(closing(Follower(settings.kafka, settings.archive_group)))
         return look(archive, stream.begins(homes), admin.ends(homes), seen(admin, settings))
 
 
 def seen(admin: Admin, settings: Settings) -> int | None:
     """When an archiver last told where it is, seconds since 1970; None: never."""
-    notes = [int(note) for _, note in admin.told(archive_group(settings)).values() if note.isdigit()]
+    notes = [int(note) for _, note in admin.told(settings.archive_group).values() if note.isdigit()]
     return max(notes, default=None)
 
 
@@ -210,4 +205,4 @@ def pruned(settings: Settings, *, execute: bool) -> Going:
         return going
 
 
-__all__ = ["archive_group", "archive_of", "base", "pruned", "run", "seen", "status", "verify"]
+__all__ = ["archive_of", "base", "pruned", "run", "seen", "status", "verify"]

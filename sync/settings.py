@@ -318,6 +318,11 @@ class Settings(_Rooms):
     connect: ConnectEndpoint
     target: TargetEndpoint
 
+    @property
+    def archive_group(self) -> str:
+        """Under which Kafka's tools are told how far the archive is."""
+        return self.archive.group_id or f"{self.kafka.group_id}-archive"
+
 
 class Known(_Rooms):
     """The settings of a command that can do without some of the servers. None: that part has no address."""

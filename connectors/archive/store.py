@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,8 @@ from connectors.errors import ArchiveRefused, ArchiveTaken, ServerGone, Settings
 
 _LOCK = ".lock"
 _PARTIAL = ".partial-"
+#: on this machine, files on their way to an object store
+_SPOOL = "tandem-archive-"
 #: the object stores' own ways to say that the address, the key or the bucket is wrong; the rest is tried again
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "Forbidden")
 
@@ -119,7 +122,12 @@ class Folder:
 
     def open(self, name: str) -> IO[bytes]:
         """A file to be read from its beginning. Raises FileNotFoundError."""
-        return self._path(name).open("rb")
+        with _denied(self.place):
+            try:
+                return self._path(name).open("rb")
+            except FileNotFoundError as error:
+                missing = error
+        raise missing
 
     def names(self, below: str) -> list[str]:
         """The files below a folder, at any depth, in order; what is not whole is left out."""
@@ -172,10 +180,11 @@ class Objects:
                     f"archive.url {url} cannot be used: {error}",
                     remedy="give a folder, or s3://BUCKET/PATH with `pip install 'tandem-cdc[s3]'`",
                 ) from None
-        self._folder = Path(tempfile.mkdtemp(prefix="tandem-archive-"))
-
-    def __del__(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _sweep_spools()
+        self._folder = Path(tempfile.mkdtemp(prefix=_SPOOL))
+        self._lock = (self._folder / _LOCK).open("ab")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        weakref.finalize(self, _end_spool, self._folder, self._lock)
 
     def spool(self, name: str) -> Path:
         """In a folder of this process."""
@@ -235,6 +244,19 @@ class Objects:
         return f"{self._root}/{name}"
 
 
+def _end_spool(folder: Path, lock: IO[bytes]) -> None:
+    lock.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep_spools() -> None:
+    """Remove what processes have left that ended before they could: nobody holds its lock."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SPOOL}*"):
+        with suppress(OSError), (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _taken(place: str, name: str) -> ArchiveTaken:
     return ArchiveTaken(
         f"{name} is there already in the archive {place}",
@@ -259,7 +281,7 @@ def _answered(place: str) -> Iterator[None]:
     try:
         yield
     except (ArchiveTaken, SettingsInvalid, FileNotFoundError) as error:
-        if isinstance(error, FileNotFoundError) and "bucket" in str(error).lower():
+        if isinstance(error, FileNotFoundError) and "specified bucket" in str(error):
             raise _refused(place, error) from error
         raise
     except Exception as error:

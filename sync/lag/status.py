@@ -31,7 +31,7 @@ from sync.settings import Settings
 _STUCK_AFTER_S = 30.0
 _ORDER = (
     "PostgreSQL", "publication", "Connect", "Kafka", "MongoDB", "consumers", "control", "snapshot", "reload", "cutover",
-    "machine"
+    "archive", "machine"
 )  # fmt: skip
 #: one round of questions, each from a thread of its own; there are two
 _PATIENCE_S = 2.4
@@ -39,6 +39,8 @@ _PATIENCE_S = 2.4
 _COUNTED_S = 0.6
 #: a direct writer that has not said for so long that it lives is dead
 LEASE_S = 6.0
+#: an archiver tells every few seconds how far it is
+_SILENT_S = 60
 _NOT_SET_UP = "the pipeline is not set up"
 #: more than this part of memory, disk or connections in use is not in order
 _FULL = 0.9
@@ -206,6 +208,7 @@ def look(settings: Settings, timeout_ms: int = 2_000) -> StatusReport:
             "Kafka": lambda: [_kafka(settings, db, declared, report, timeout_ms)],
             "consumers": lambda: [_consumers(db, report)],
             "control": lambda: _control(db, report),
+            "archive": lambda: _archive(settings),
             "machine": lambda: [machine()],
         },
     )
@@ -283,6 +286,25 @@ def _slot(settings: Settings, session: Session, db: Database | None, report: Sta
     if not slot.active:
         return Part("PostgreSQL", False, f"nobody streams from the slot {name}; {retained}", "see Connect")
     return Part("PostgreSQL", True, f"the slot {name} streams; {retained}")
+
+
+def _archive(settings: Settings) -> list[Part]:
+    """How far the archive is, as it has told Kafka; nothing where there is none."""
+    if settings.archive.url is None:
+        return []
+    run = "run `tandem archive run`"
+    with Admin(settings.kafka, timeout_ms=2_000) as admin:
+        told = admin.told(settings.archive_group)
+        if not told:
+            return [Part("archive", False, "nothing is kept yet", run)]
+        ends = admin.ends(list(told))
+    behind = sum(max(0, end - told[home][0]) for home, end in ends.items())
+    notes = [int(note) for _, note in told.values() if note.isdigit()]
+    silent_s = max(0, int(time.time()) - max(notes, default=0))
+    what = f"{behind:,} offsets are not kept yet"
+    if behind and silent_s > _SILENT_S:
+        return [Part("archive", False, f"{what}; no archiver was heard of for {silent_s:,} s", run)]
+    return [Part("archive", True, what)]
 
 
 def machine() -> Part:
