@@ -135,6 +135,10 @@ class DecodeFailed(Unappliable):
     parked_class = "decode"
 
 
+class RowUnknown(Unappliable):
+    """A row would have to be read as it was then, and PostgreSQL has it only as it is now."""
+
+
 class MappingFailed(Unappliable):
     """A value of the row has no faithful form under the mapping."""
 

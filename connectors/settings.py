@@ -48,6 +48,12 @@ class TargetEndpoint(_Frozen):
     database: str = Field(pattern=r"^[^/\\. \"$*<>:|?\x00]{1,63}$")
 
 
+class ShadowTarget(TargetEndpoint):
+    """A part of the target: the collections whose names begin with prefix. No setting: a rebuild's own."""
+
+    prefix: str
+
+
 class SessionShape(_Frozen):
     """Where the target keeps sessions and their conversations, and under which fields."""
 

@@ -31,6 +31,7 @@ from connectors.mongo import control as asked
 from connectors.mongo import ledger, texts
 from connectors.mongo.client import Database
 from connectors.mongo.control import Control
+from connectors.mongo.rebuilds import LEASE
 from connectors.mongo.transaction import Transactions
 from connectors.positions import Lsn
 from connectors.postgres import catalog, slots
@@ -539,7 +540,7 @@ class Consumers:
         standing = complete.look(self._until)
         mine = {job.table for job in ledger.rereads(db) if job.by_itself}
         waiting = [table for table in (*standing.held, *standing.rereads) if table not in mine]
-        lives = any(ledger.load_lives(db, LEASE_S, kind) for kind in (ledger.LOAD, ledger.WALK))
+        lives = any(ledger.load_lives(db, LEASE_S, kind) for kind in (ledger.LOAD, ledger.WALK, LEASE))
         if waiting and not lives:
             raise NotComplete(
                 f"not loaded yet: {', '.join(dict.fromkeys(waiting))}",

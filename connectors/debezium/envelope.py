@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -55,6 +55,33 @@ def committed_ms(record: Record) -> int:
         return int(orjson.loads(record.value or b"")["source"]["ts_ms"])
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return record.timestamp_ms
+
+
+class Origin(NamedTuple):
+    """Where a record's transaction stands. after: the LSN of the commit before it in the stream, None where the record
+    does not say. lsn: the record's own. commit_us: when it was committed, microseconds since 1970 by PostgreSQL's
+    clock."""
+
+    after: int | None
+    lsn: int
+    commit_us: int
+
+
+def origin(record: Record) -> Origin | None:
+    """None of a record that tells of none, a tombstone. Raises DecodeFailed.
+
+    `source.sequence` is the LSN of the last commit before, and the record's own (Debezium documentation, connector for
+    PostgreSQL, "Data change events"). A message of `pg_logical_emit_message` has it too.
+    """
+    if record.value is None:
+        return None
+    try:
+        source = orjson.loads(record.value)["source"]
+        after = (orjson.loads(source["sequence"]) if source.get("sequence") else [None])[0]
+        commit_us = source.get("ts_us") or source["ts_ms"] * 1_000
+        return Origin(None if after is None else int(after), int(source["lsn"]), int(commit_us))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _undecodable(record, error) from error
 
 
 def decode(record: Record, placeholder: str) -> ChangeEvent:

@@ -38,7 +38,7 @@ from connectors.errors import (
     ValidatorRefused,
     WriteRefused,
 )
-from connectors.settings import TargetEndpoint
+from connectors.settings import ShadowTarget, TargetEndpoint
 
 Document = dict[str, Any]
 Database = PymongoDatabase[Document]
@@ -105,12 +105,69 @@ def connect(target: TargetEndpoint, *, timeout_ms: int = 10_000, name: str = "ta
             "MongoDB is a standalone server: it has no transactions and no change streams",
             remedy="run it as a replica set (one member is enough): start mongod with --replSet and rs.initiate()",
         )
-    return client.get_database(
+    found = client.get_database(
         target.database,
         codec_options=CODEC,
         write_concern=WriteConcern("majority"),
         read_concern=ReadConcern("majority"),
     )
+    return Shadow(found, target.prefix) if isinstance(target, ShadowTarget) else found
+
+
+class Shadow(PymongoDatabase[Document]):
+    """A part of a database: the collections whose names begin with a prefix, under names without it.
+
+    Whoever works with a database works with this one as well, and neither sees nor writes what lies beside it. Only
+    what is done to a database by name goes through here: `db[name]`, making, listing and dropping, and `collMod`.
+    """
+
+    def __init__(self, db: Database, prefix: str) -> None:
+        super().__init__(
+            db.client, db.name, db.codec_options, db.read_preference, db.write_concern, db.read_concern
+        )
+        self._prefix = prefix
+
+    @property
+    def beside(self) -> Database:
+        """The whole database, under its own names."""
+        return PymongoDatabase(
+            self.client,
+            self.name,
+            self.codec_options,
+            self.read_preference,
+            self.write_concern,
+            self.read_concern,
+        )
+
+    def full(self, name: str) -> str:
+        """A collection's name in the whole database. What begins with `$` is no collection: pymongo's own."""
+        return name if name.startswith("$") else self._prefix + name
+
+    def __getitem__(self, name: str) -> Any:
+        return super().__getitem__(self.full(name))
+
+    def get_collection(self, name: str, *args: Any, **options: Any) -> Any:
+        """As of any database."""
+        return super().get_collection(self.full(name), *args, **options)
+
+    def create_collection(self, name: str, *args: Any, **options: Any) -> Any:
+        """As of any database."""
+        return super().create_collection(self.full(name), *args, **options)
+
+    def drop_collection(self, name_or_collection: Any, *args: Any, **options: Any) -> Any:
+        """As of any database."""
+        named = isinstance(name_or_collection, str)
+        whole = self.full(name_or_collection) if named else name_or_collection
+        return super().drop_collection(whole, *args, **options)
+
+    def list_collection_names(self, *args: Any, **options: Any) -> list[str]:
+        """Those of this part, without the prefix."""
+        found = super().list_collection_names(*args, **options)
+        return [name.removeprefix(self._prefix) for name in found if name.startswith(self._prefix)]
+
+    def command(self, command: Any, value: Any = 1, *args: Any, **options: Any) -> Any:
+        """As of any database; of those that name a collection, only `collMod` is asked for."""
+        return super().command(command, self.full(value) if command == "collMod" else value, *args, **options)
 
 
 @contextmanager

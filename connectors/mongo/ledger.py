@@ -22,7 +22,7 @@ from typing import Any
 
 from bson import Binary, DatetimeMS, Int64, ObjectId
 
-from connectors.errors import CutoverState, MappingChanged, Moved
+from connectors.errors import CutoverState, MappingChanged, Moved, Refused
 from connectors.mongo.client import Database, Document, translated
 from connectors.mongo.transaction import Transaction, Write, write
 from connectors.positions import Lsn, Partition
@@ -44,6 +44,8 @@ UNLOADED = "load:none"
 #: what the holder of a table begins with, and the `_id` of what is known of the one that runs, or ran last: a load; a
 #: walk, which reads rows as they are now
 LOAD, WALK = "load", "heal"
+#: what the holder of a table begins with while a rebuild's swap replaces what is made from it: nobody else may take it
+SWAP = "rebuild"
 #: what the holder of every table begins with once the application writes to MongoDB: nobody lets go of it but an abort
 RETIRED = "cutover"
 #: how far a lost slot is healed, `healing` of the pipeline's state: nobody knows which slot there is; it is there, and
@@ -393,6 +395,11 @@ def take_from_anyone(
     earlier walk held. ends: what lies before these offsets is not to be applied. Raises MappingChanged."""
     found = [Position.of(d) for d in tx.find(POSITIONS, {"table": {"$in": list(tables)}})]
     demand_not_retired(found)
+    if any((position.holder or "").startswith(SWAP) for position in found):
+        raise Refused(
+            "a rebuild is being swapped in, and its tables are held for that",
+            remedy="wait until it has ended; where it has died, run `tandem rebuild`, which carries it to its end",
+        )
     for position in found:
         _same_plan(position, follows)
     robbed = {p.holder for p in found if p.holder not in (None, UNLOADED, run)}
@@ -633,7 +640,8 @@ def strike_reread(tx: Transaction, job: Reread) -> None:
     tx.delete(JOBS, {"_id": f"reread/{job.table}", "serial": Int64(job.serial)})
 
 
-_LOWEST = ObjectId(b"\0" * 12)
+#: before every ObjectId
+LOWEST = ObjectId(b"\0" * 12)
 #: what the keys of documents are read from
 _KEYED = {"_id": 1, "_sync": 1, "k": 1}
 
@@ -642,14 +650,14 @@ def after(db: Database, collection: str, last: ObjectId | None, most: int) -> li
     """The next documents of a collection in the order of their `_id`s, with what their keys are read from; of those
     whose `_id` is an ObjectId: a comparison never leaves its type, so paging would end where another type begins."""
     with translated():
-        query = {"_id": {"$gte": _LOWEST} if last is None else {"$gt": last}}
+        query = {"_id": {"$gte": LOWEST} if last is None else {"$gt": last}}
         return list(db[collection].find(query, _KEYED).sort("_id", 1).limit(most))
 
 
 def of_other_ids(db: Database, collection: str) -> Iterator[Document]:
     """The documents of a collection whose `_id` is no ObjectId: not many are expected."""
     with translated():
-        yield from db[collection].find({"_id": {"$not": {"$gte": _LOWEST}}}, _KEYED)
+        yield from db[collection].find({"_id": {"$not": {"$gte": LOWEST}}}, _KEYED)
 
 
 def ask_for(db: Database, tables: Sequence[str], run: str) -> None:

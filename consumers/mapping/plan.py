@@ -378,6 +378,25 @@ class Plan:
         """Every table that feeds one of these collections."""
         return tuple(dict.fromkeys(t for name in group for t in self.declared.collections[name].tables))
 
+    def only(self, names: Sequence[str]) -> Plan:
+        """The part of it that makes these collections. What is declared stays whole: references lead out of the part,
+        and the digest is the whole file's."""
+        part = set(names)
+        tables = {table for name in names for table in self.declared.collections[name].tables}
+        groups = [tuple(name for name in group if name in part) for group in self.groups]
+        inside = {
+            home: {array: use for array, use in of.items() if use.collection in part}
+            for home, of in self.arrays.items()
+        }
+        return replace(
+            self,
+            tables={name: of for name, of in self.tables.items() if name in tables},
+            documents={name: use for name, use in self.documents.items() if name in part},
+            arrays={home: of for home, of in inside.items() if of},
+            copies={name: of for name, of in self.copies.items() if name in part},
+            groups=tuple(group for group in groups if group),
+        )
+
     def targets(self) -> Iterator[str]:
         """Names of every MongoDB collection that rows are written to, staging included."""
         for name in self.documents:

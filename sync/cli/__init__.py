@@ -34,6 +34,7 @@ from sync.cli.output import (
     print_token,
 )
 from sync.cli.preflight import preflight
+from sync.cli.rebuild import rebuild
 from sync.cli.verify import verify
 
 app = typer.Typer(
@@ -58,6 +59,7 @@ app.command()(init)
 app.command()(explain)
 app.command()(preflight)
 app.command()(lag)
+app.command()(rebuild)
 app.command()(verify)
 for command in (pause, resume, throttle):
     app.command()(command)

@@ -8,7 +8,8 @@ from connectors.mongo import ledger
 
 
 def phase_of(holders: Iterable[str | None]) -> str:
-    """not set up, unloaded, loading, reloading or streaming. holders: of each partition of its tables, None: nobody."""
+    """not set up, unloaded, loading, reloading, swapping or streaming. holders: of each partition of its tables, None:
+    nobody."""
     holders = list(holders)
     if not holders:
         return "not set up"
@@ -17,4 +18,6 @@ def phase_of(holders: Iterable[str | None]) -> str:
         return "streaming"
     if ledger.UNLOADED in held:
         return "unloaded"
+    if any(holder.startswith(ledger.SWAP) for holder in held):
+        return "swapping"
     return "reloading" if any(holder.startswith(ledger.WALK) for holder in held) else "loading"

@@ -15,7 +15,7 @@ from connectors.debezium.connect import Connect
 from connectors.errors import SyncError
 from connectors.kafka.admin import Admin
 from connectors.mongo import client as mongo
-from connectors.mongo import clock, control, journal, ledger, parked, verified
+from connectors.mongo import clock, control, journal, ledger, parked, rebuilds, verified
 from connectors.mongo.client import Database
 from connectors.mongo.parked import Parked
 from connectors.mongo.transaction import Transactions
@@ -346,7 +346,7 @@ def _mongo(db: Database, declared: spec.Mapping_, report: StatusReport) -> list[
         standing.chunks, standing.chunks_done = len(mine), sum(c["done"] for c in mine)
         tables = declared.collections[standing.name].tables
         standing.phase = phase_of(p.holder for p in found.positions.values() if p.table in tables)
-    looks = (_reload(db, found), _snapshot(db, report), _cutover(db))
+    looks = (_reload(db, found), _rebuild(db, found), _snapshot(db, report), _cutover(db))
     parts = [part for part in looks if part is not None]
     jobs = f"; {found.jobs} jobs under way" if found.jobs else ""
     left_out = ledger.left_out(db)
@@ -448,6 +448,21 @@ def _reload(db: Database, found: Ledger) -> Part | None:
         why = "; ".join(f"{job.table}: {job.why}" for job in ledger.rereads(db))
         return Part("reload", False, f"to be read again: {why}", "run `tandem snapshot`")
     return None
+
+
+def _rebuild(db: Database, found: Ledger) -> Part | None:
+    """A rebuild beside the live side, and whether its swap holds tables that nobody lets go of."""
+    known = rebuilds.journal(db) or {}
+    held = sorted({p.table for p in found.positions.values() if (p.holder or "").startswith(ledger.SWAP)})
+    lives = ledger.load_lives(db, LEASE_S, rebuilds.LEASE)
+    if held and not lives:
+        what = f"a swap has ended too early: {', '.join(held)} stand still until it is carried on"
+        return Part("rebuild", False, what, "run `tandem rebuild`: it goes on, or lets go")
+    if known.get("phase", "none") == "none":
+        return None
+    names = ", ".join(known["collections"])
+    how = "" if lives else "; nobody works on it: `tandem rebuild` goes on, `--discard` drops it"
+    return Part("rebuild", True, f"{names} from {known['source']}: {known['phase']}{how}")
 
 
 def _when(one: Parked) -> str:

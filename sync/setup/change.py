@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from connectors.errors import Refused
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, schema
+from connectors.mongo import ledger, rebuilds, schema
 from connectors.mongo.client import Database
 from connectors.mongo.ledger import Position
 from connectors.mongo.transaction import Transaction, Transactions
@@ -70,10 +70,16 @@ def look(db: Database, plan: Plan) -> Change:
                     f"`{command}` is running, with the mapping that the pipeline was set up with",
                     remedy="wait until it has ended, or stop it; then run `tandem setup` again",
                 )
-    return change(plan, _shapes(db), ledger.positions(db).values())
+    if (rebuilds.journal(db) or {}).get("phase") in ("holding", "renaming"):
+        raise Refused(
+            "a rebuild is being swapped in",
+            remedy="wait until it has ended; where it has died, run `tandem rebuild`, which carries it to its end",
+        )
+    return change(plan, shapes_of(db), ledger.positions(db).values())
 
 
-def _shapes(db: Database) -> dict[str, str | None]:
+def shapes_of(db: Database) -> dict[str, str | None]:
+    """The shape of every collection that was loaded, or began to be; None: it was removed."""
     with mongo.translated():
         found = list(db[ledger.STATE].find({}))
     return {d["_id"].removeprefix("load/"): d.get("shape") for d in found if d["_id"].startswith("load/")}

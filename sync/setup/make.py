@@ -123,7 +123,7 @@ class Setup:
             plan = self._changes.plan
             rest = stack.enter_context(Connect(settings.connect))
             admin = stack.enter_context(Admin(settings.kafka))
-            wanted = self._wanted_connector(plan, session)
+            wanted = self.wanted_connector(plan, session)
             check_connect(rest, wanted)
             self._make(session, facts, slot, plan, db, rest, admin, wanted)
         return self.report
@@ -368,7 +368,8 @@ class Setup:
         self._made(f"slot {name} at {self.report.slot_snapshot.lsn}")
 
     # -- the connector -------------------------------------------------------------------------------------------
-    def _wanted_connector(self, plan: Plan, session: Session) -> dict[str, str]:
+    def wanted_connector(self, plan: Plan, session: Session) -> dict[str, str]:
+        """The configuration that this mapping wants."""
         left_out = [f"{n}.{c}" for n, t in plan.tables.items() for c in not_carried(t.table)]
         settings = self.settings
         return config.wanted(

@@ -70,7 +70,7 @@ class Renewal(Setup):
             slot = slots.slot_facts(session, settings.source.slot)
             try:
                 with Connect(settings.connect) as rest, Admin(settings.kafka) as admin:
-                    wanted = self._wanted_connector(plan, session)
+                    wanted = self.wanted_connector(plan, session)
                     self._is_lost(slot, db, plan, force=force)
                     self._not_others(facts, slot, db, rest, wanted)
                     self._same_source(db, facts)

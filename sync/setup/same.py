@@ -11,7 +11,11 @@ from consumers.mapping.plan import Plan
 
 def check_pipeline(db: Database, plan: Plan, facts: slots.ServerFacts) -> None:
     """Refuse another mapping than the pipeline was set up with, and another source."""
-    known = check_mapping(db, plan)
+    check_source(check_mapping(db, plan), facts)
+
+
+def check_source(known: Document, facts: slots.ServerFacts) -> None:
+    """Refuse another source than the pipeline was set up with."""
     if facts.in_recovery:
         raise SourceReplaced("POSTGRES_DSN leads to a standby", remedy="give the primary's address")
     if (facts.system_identifier, facts.database) != (known.get("system"), known.get("database")):
