@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from connectors.errors import Refused, Stopped, SyncError
+from connectors.mongo import changes, cohort, ledger, rebuilds, schema
 from connectors.mongo import client as mongo
-from connectors.mongo import ledger, rebuilds, schema
 from connectors.mongo.client import Database, Document, Shadow
 from connectors.mongo.rebuilds import Journal
 from connectors.mongo.transaction import Transaction, Transactions
@@ -68,6 +68,7 @@ class Swap:
     def swap(self, known: Document, follower: Follower, stop: Callable[[], bool]) -> Swapped:
         """Carry it out. Raises Refused, NotComplete, Moved: then the live side goes on as it was."""
         done = Swapped()
+        self._not_written_by_others()
         self._no_foreign()
         self._no_parked()
         held = self._tables(known["base"])
@@ -105,6 +106,15 @@ class Swap:
     def _tables(self, base: Mapping[str, Any]) -> tuple[str, ...]:
         """Whose consumers wait: of the rebuilt collections; with another mapping all, as all have to follow it."""
         return tuple(self.plan.tables if base["mapping"] != self.plan.digest else self.mine.tables)
+
+    def _not_written_by_others(self) -> None:
+        """Where the application writes too, a rename would end the way back, and documents would go that are on it."""
+        if cohort.held(self.db) is not None or changes.MARKS in schema.collection_names(self.db):
+            raise Refused(
+                "MongoDB's changes are carried to PostgreSQL, by `tandem reverse` or for a cohort: a collection that is"
+                " swapped would end that",
+                remedy="swap before the way back is turned on; the shadow can be read, and verified, all the same",
+            )
 
     def _no_foreign(self) -> None:
         if self.replace_existing:
