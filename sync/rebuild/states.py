@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from connectors.errors import Misused, Refused
+from sync.rebuild.cut import Moment
 
 
 class Phase(StrEnum):
@@ -75,6 +76,8 @@ def check(asked: Asked) -> None:
             "--undo takes back the last swap, whole",
             remedy="give no collection, --from or --until beside it",
         )
+    if asked.until is not None:
+        Moment.parse(asked.until)
     if asked.until is not None and asked.swap:
         raise Misused(
             "--until and --swap exclude each other: the live collections would be sent back in time, and the"

@@ -55,6 +55,7 @@ def test_what_comes_first(known: Mapping[str, Any] | None, asked: Asked, step: S
         (None, Asked(drop_kept=True), Refused),
         (None, Asked(("teams",), source="backup"), Misused),
         (None, Asked(("teams",), until="0/1"), Misused),
+        (None, Asked(("teams",), until="yesterday", source="topics"), Misused),
         (None, Asked(("teams",), until="0/1", source="snapshot"), Misused),
         (None, Asked(("teams",), until="0/1", source="archive", swap=True), Misused),
         (None, Asked(undo=True, discard=True), Misused),
