@@ -71,7 +71,9 @@ class Swap:
         self._not_written_by_others()
         self._no_foreign()
         self._no_parked()
-        held = self._tables(known["base"])
+        # all of them: with another mapping all consumers have to follow it; and a rename waits on some servers for every
+        # transaction that is open
+        held = tuple(self.plan.tables)
         kept = dated() if self.keeping else ""
         self.journal.write(phase=Phase.HOLDING, hold=self.run, keeping=kept)
         began = time.monotonic()
@@ -102,10 +104,6 @@ class Swap:
             "the consumers go on", held_s=round(done.held_s, 2), **{n: round(s, 2) for n, s in steps.items()}
         )
         return done
-
-    def _tables(self, base: Mapping[str, Any]) -> tuple[str, ...]:
-        """Whose consumers wait: of the rebuilt collections; with another mapping all, as all have to follow it."""
-        return tuple(self.plan.tables if base["mapping"] != self.plan.digest else self.mine.tables)
 
     def _not_written_by_others(self) -> None:
         """Where the application writes too, a rename would end the way back, and documents would go that are on it."""
@@ -191,6 +189,8 @@ class Swap:
             rebuilds.switch(tx, self.collections, self.plan.digest, self.plan.follows, shapes, settled)
 
         transactions = Transactions(self.db)
+        # should this die with it open: the next run ends it
+        ledger.register_loader(self.db, self.journal.owner, transactions.session_id, rebuilds.LEASE)
         try:
             transactions.repeat(work, within_s=30)
         finally:
