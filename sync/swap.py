@@ -71,8 +71,8 @@ class Swap:
         self._not_written_by_others()
         self._no_foreign()
         self._no_parked()
-        # all of them: with another mapping all consumers have to follow it; and a rename waits on some servers for every
-        # transaction that is open
+        # all of them: with another mapping all consumers have to follow it; and on some servers a rename waits for
+        # every transaction that is open
         held = tuple(self.plan.tables)
         kept = dated() if self.keeping else ""
         self.journal.write(phase=Phase.HOLDING, hold=self.run, keeping=kept)
