@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from connectors.archive.archive import Archive
 from connectors.archive.manifest import Identity
 from connectors.debezium import config
-from connectors.errors import SettingsInvalid, SyncError
+from connectors.errors import Misused, SettingsInvalid, SyncError
 from connectors.kafka.admin import Admin
 from connectors.kafka.follow import Follower
 from connectors.positions import Partition
@@ -64,7 +64,7 @@ def run(
             archive,
             stream,
             settings.archive,
-            topics=lambda: _topics(settings, admin),
+            topics=_Topics(settings, admin, log),
             columns=lambda table: _columns(settings, table),
             log=log,
             compaction_lag_ms=settings.kafka.compaction_lag_hours * 3_600_000,
@@ -75,6 +75,21 @@ def run(
         log("archiving", place=archive.store.place, topics=len(first), locked=alone)
         beats = _Beats(settings, archive, log, archiver, counted, stop)
         return archiver.run(beats, until)
+
+
+class _Topics:
+    """The topics of the mapped tables, as they are now; by the last mapping that could be read. Raises TopicMissing."""
+
+    def __init__(self, settings: Settings, admin: Admin, log: Log) -> None:
+        self.settings, self.admin, self.log = settings, admin, log
+        self._tables = _tables(settings)
+
+    def __call__(self) -> list[Topic]:
+        try:
+            self._tables = _tables(self.settings)
+        except Misused as error:  # somebody is at work on the file
+            self.log(f"going on by the mapping as it was: {error.what}")
+        return _there(self.admin, self._tables)
 
 
 class _Beats:
@@ -116,8 +131,15 @@ class _Beats:
 
 def _topics(settings: Settings, admin: Admin) -> list[Topic]:
     """The topics of the mapped tables, as they are now. Raises TopicMissing."""
+    return _there(admin, _tables(settings))
+
+
+def _tables(settings: Settings) -> dict[str, str]:
     declared = spec.load(settings.mapping)
-    tables = {config.topic_of(settings.kafka.topic_prefix, table): table for table in declared.tables}
+    return {config.topic_of(settings.kafka.topic_prefix, table): table for table in declared.tables}
+
+
+def _there(admin: Admin, tables: Mapping[str, str]) -> list[Topic]:
     return [Topic(f.name, f.partitions, f.id, tables[f.name]) for f in admin.demand(tables).values()]
 
 

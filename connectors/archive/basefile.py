@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import UUID
@@ -94,7 +95,8 @@ class BaseWriter:
 
     def abandon(self) -> None:
         """Leave it."""
-        self._out.close()
+        with suppress(OSError):
+            self._out.close()
         self.file.unlink(missing_ok=True)
 
 

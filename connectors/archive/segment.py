@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import blake2b, file_digest
 from pathlib import Path
@@ -21,7 +22,7 @@ from fastavro.write import Writer
 from connectors.archive import forms
 from connectors.archive.forms import Form
 from connectors.archive.manifest import Segment
-from connectors.errors import ArchiveDamaged
+from connectors.errors import ArchiveDamaged, ArchiveRefused
 from connectors.events import Entry
 from connectors.positions import Partition
 
@@ -31,6 +32,18 @@ CODECS = {"zstd": "zstandard", "deflate": "deflate"}
 _BLOCK_BYTES = 256 << 10
 _META = "tandem."
 DIGEST_BYTES = 32
+
+
+@contextmanager
+def written(file: Path) -> Iterator[None]:
+    """The system's troubles with a file that is being written. Raises ArchiveRefused."""
+    try:
+        yield
+    except OSError as error:
+        raise ArchiveRefused(
+            f"{file} cannot be written: {error.strerror or error}",
+            remedy="make room there, or give this user the right to write; the same command goes on where it was",
+        ) from error
 
 
 class SegmentWriter:
@@ -95,7 +108,8 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Leave it: its records are read from Kafka again."""
-        self._out.close()
+        with suppress(OSError):  # where there is no room, the last of it cannot be written either
+            self._out.close()
         self.file.unlink(missing_ok=True)
 
 

@@ -18,6 +18,7 @@ from connectors.archive import manifest
 from connectors.archive.archive import Archive
 from connectors.archive.basefile import WIRES, BaseWriter
 from connectors.archive.manifest import Base, BaseColumn, BaseFile, BaseTable
+from connectors.archive.segment import written
 from connectors.errors import Stopped
 from connectors.positions import Partition
 from connectors.postgres import catalog
@@ -128,7 +129,10 @@ class BaseMaker:
                 try:
                     while not self._failed:
                         number, table = todo.get_nowait()
-                        self._done[table.name] = self._read(reader, name, number, table, int(snapshot.lsn))
+                        file = self.archive.store.spool(manifest.base_name(name, _path(number, 0)))
+                        with written(file.parent):
+                            made = self._read(reader, name, number, table, int(snapshot.lsn))
+                        self._done[table.name] = made
                 finally:
                     reader.close()
             except queue.Empty:

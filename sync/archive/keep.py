@@ -18,7 +18,7 @@ from connectors.archive import forms, manifest
 from connectors.archive.archive import Archive
 from connectors.archive.forms import Form
 from connectors.archive.manifest import Chain, Gap, Segment
-from connectors.archive.segment import SegmentWriter
+from connectors.archive.segment import SegmentWriter, written
 from connectors.errors import ArchiveForeign, ArchiveGap, EventsExpired, Unavailable
 from connectors.events import Entry
 from connectors.positions import Partition
@@ -34,6 +34,10 @@ _WAIT_AT_MOST_S = 10.0
 #: so many schemas a partition may have in a row, and one more after so many records: beyond that a record of another
 #: shape is kept as it came, so that no shapes that alternate make a segment of each record
 _FORMS, _RECORDS_PER_FORM = 8, 100
+#: times in a row that Kafka has no such offset
+_LOST_OFTEN = 3
+#: segments that are written at a time
+_FILES = 200
 
 
 class Stream(Protocol):
@@ -139,11 +143,11 @@ class Archiver:
         return self.kept
 
     def _follow(self, stop: Callable[[], bool], until: Mapping[Partition, int] | None) -> None:
-        wait = 0.5
+        wait, lost = 0.5, 0
         while not stop():
             try:
                 self._step()
-                wait = 0.5
+                wait, lost = 0.5, 0
                 if until is not None and self._reached(until):
                     return
             except Unavailable as error:
@@ -154,6 +158,11 @@ class Archiver:
                 wait = min(wait * 2, _WAIT_AT_MOST_S)
             except EventsExpired:
                 self._drop()  # what is gone is seen, and told, when it is looked where the topics begin
+                lost += 1
+                if (
+                    lost >= _LOST_OFTEN
+                ):  # they do not begin later: they end before the archive, or are other ones
+                    raise
 
     def _step(self) -> None:
         if self._stale or time.monotonic() - self._looked > _LOOK_EVERY_S:
@@ -288,9 +297,11 @@ class Archiver:
         if one.form is None or not forms.fits(one.form, key, value):
             self._reform(one, entry, key, value)
         if one.writer is None:
+            self._make_room()
             self._open(one)
         assert one.writer is not None
-        one.writer.add(entry, key, value)
+        with written(one.writer.file):
+            one.writer.add(entry, key, value)
 
     def _reform(self, one: _Home, entry: Entry, key: object, value: object) -> None:
         """A record of another shape, as after ALTER TABLE: the next segment has a schema for it."""
@@ -309,17 +320,27 @@ class Archiver:
             self.log(f"the columns of {one.chain.table} are not known now: {error.what}")
             return {}
 
+    def _make_room(self) -> None:
+        """A process may have only so many files open: the oldest segment ends before its time."""
+        at_work = [one for one in self._homes.values() if one.writer]
+        if len(at_work) >= _FILES:
+            oldest = min(at_work, key=lambda one: one.writer.began if one.writer else 0.0)
+            assert oldest.writer is not None
+            self._close(oldest, oldest.writer.last + 1)
+
     def _open(self, one: _Home) -> None:
         home, start = one.chain.home, one.chain.next
         assert one.form is not None
         file = self.archive.store.spool(manifest.segment_name(home, start))
-        one.writer = SegmentWriter(file, home, start, one.form, self.settings.codec, one.chain.table)
+        with written(file):
+            one.writer = SegmentWriter(file, home, start, one.form, self.settings.codec, one.chain.table)
 
     def _close(self, one: _Home, next_: int) -> None:
         """What is in hand becomes a segment."""
         writer = one.writer
         assert writer is not None
-        made = writer.finish(next_)
+        with written(writer.file):
+            made = writer.finish(next_)
         self.archive.store.put(manifest.segment_name(one.chain.home, writer.start), writer.file)
         one.writer = None
         one.forms = min(_FORMS, one.forms + made.records // _RECORDS_PER_FORM)

@@ -105,7 +105,10 @@ class Check:
             at = one.next
             self.report.segments += 1
             self.report.records += one.records
+            before = len(self.report.problems)
             self._file(name, one.bytes, one.blake2b, partial(_segment_wrong, home=chain.home, of=one))
+            if len(self.report.problems) > before and self._went(chain, one):
+                del self.report.problems[before:]
             if self.stop():
                 return
         folder = manifest.chain_name(chain.home).rpartition("/")[0]
@@ -115,6 +118,11 @@ class Check:
                 self.report.notes.append(
                     Finding(name, "it is in no manifest yet: `tandem archive run` takes it in, or removes it")
                 )
+
+    def _went(self, chain: Chain, one: Segment) -> bool:
+        """Whether retention has removed a segment meanwhile."""
+        now = self.archive.known_chain(chain.home)
+        return now is not None and one.start < now.start
 
     def _file(self, name: str, size: int, digest: str, wrong: Callable[[IO[bytes]], str]) -> None:
         """One file: its size, its digest, and what is in it."""

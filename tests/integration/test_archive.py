@@ -204,6 +204,9 @@ def test_killed_as_it_writes_it_has_every_record_and_base_and_tail_are_the_table
         assert repr(sorted(rows.items())) == repr(sorted(now(on, plan.tables[table]).items()))
     status = on.tandem.json("archive", "status")
     assert (status["ok"], status["behind"]) == (True, 0)
+    whole = on.tandem.json("status", check=False)
+    (part,) = [part for part in whole["components"] if part["name"] == "archive"]
+    assert (part["ok"], part["what"]) == (True, "0 offsets are not kept yet")
 
 
 def test_events_that_kafka_has_removed_are_told_and_written_down(on: Pipeline) -> None:

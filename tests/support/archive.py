@@ -45,7 +45,7 @@ class MemoryTopics:
         """A few records of each partition."""
         polled = {}
         for home, at in self.at.items():
-            if at < self.first[home]:
+            if not self.first[home] <= at <= self.ends[home]:
                 raise EventsExpired("gone", remedy="none")
             found = [e for e in self.entries[home] if e.record.offset >= at][:7]
             if found:

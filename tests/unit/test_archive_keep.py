@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from connectors.archive.archive import Archive
 from connectors.archive.manifest import Identity
 from connectors.archive.reader import ArchiveReader
-from connectors.errors import ArchiveForeign, ArchiveGap
+from connectors.errors import ArchiveForeign, ArchiveGap, ArchiveRefused, EventsExpired, ServerGone
 from connectors.events import Entry, Record
 from connectors.positions import Partition
 from sync.archive.keep import Archiver, Kept
@@ -119,7 +119,7 @@ def test_killed_anywhere_it_goes_on_with_nothing_lost_and_nothing_twice(
         for at, kind in lives:
             try:
                 kept(folder, topics, at, kind)
-            except Killed:
+            except (Killed, ServerGone):  # away when nothing waits for it: at its beginning, and at its end
                 topics.at = {}
         kept(folder, topics)
         demand_all(folder, topics)
@@ -227,3 +227,42 @@ def test_another_pipelines_archive_is_refused(tmp_path: Path) -> None:
     Archive(FailingFolder(tmp_path)).claim(MINE)
     with pytest.raises(ArchiveForeign, match="of another pipeline"):
         Archive(FailingFolder(tmp_path)).claim(Identity("2", "db", "p"))
+
+
+def test_only_so_many_files_are_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sync.archive.keep._FILES", 3)
+    homes = [Partition("p.public.a", n) for n in range(9)]
+    topics = MemoryTopics({home: [entry(home, n) for n in range(20)] for home in homes})
+    archive = Archive(FailingFolder(tmp_path))
+    archive.claim(MINE)
+    made = archiver(archive, topics, segment_bytes=10**9)
+    most = 0
+
+    def look() -> bool:
+        nonlocal most
+        most = max(most, sum(one.writer is not None for one in made._homes.values()))
+        return False
+
+    made.run(look, topics.ends)
+    assert most == 3
+    demand_all(tmp_path, topics)
+
+
+def test_no_room_is_told_and_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics = MemoryTopics({HOMES[0]: [entry(HOMES[0], n) for n in range(20)]})
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(ArchiveRefused, match="No space left"):
+            kept(tmp_path / "archive", topics)
+    kept(tmp_path / "archive", topics)
+    demand_all(tmp_path / "archive", topics)
+
+
+def test_a_topic_that_ends_before_the_archive_is_told(tmp_path: Path) -> None:
+    kept(tmp_path, MemoryTopics({HOMES[0]: [entry(HOMES[0], n) for n in range(20)]}))
+    with pytest.raises(EventsExpired):
+        kept(tmp_path, MemoryTopics({HOMES[0]: [entry(HOMES[0], n) for n in range(5)]}))

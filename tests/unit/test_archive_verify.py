@@ -265,3 +265,17 @@ def test_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ArchiveRefused, match="cannot be used"):
         store_of(str(tmp_path / "file")).write("a/b", b"")
+
+
+def test_what_retention_removes_meanwhile_is_not_missing(folder: Path) -> None:
+    archive = Archive(Folder(folder))
+    chain = archive.known_chain(HOME)
+    assert chain is not None
+    looked = Check(archive, deep=True, watch=lambda *_: None, stop=lambda: False)
+    archive.save(chain.from_(12))
+    archive.remove(chain, chain.segments[:2])
+    looked._chain(chain)  # as it was read before
+    assert looked.report.ok
+    archive.remove(chain, chain.segments)
+    looked._chain(chain)
+    assert [p.what for p in looked.report.problems] == ["it is missing"]
