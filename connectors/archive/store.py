@@ -85,6 +85,7 @@ class Folder:
         """In the same folder, under a name that nobody takes for whole."""
         path = self._path(name)
         with _denied(self.place):
+            self._begin()
             path.parent.mkdir(parents=True, exist_ok=True)
         return path.with_name(f"{_PARTIAL}{path.name}")
 
@@ -144,7 +145,7 @@ class Folder:
     def locked(self, below: str) -> Iterator[bool]:
         """By a lock of the file system, which goes with the process. What others left half written goes."""
         with _denied(self.place):
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._begin()
             lock = (self.root / f"{_LOCK}-{below}").open("ab")
         with lock:
             try:
@@ -157,6 +158,10 @@ class Folder:
             for left in (self.root / below).rglob(f"{_PARTIAL}*"):
                 left.unlink(missing_ok=True)
             yield True
+
+    def _begin(self) -> None:
+        """What is in it is whole rows: for this user alone."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, name: str) -> Path:
         return self.root / PurePosixPath(name)

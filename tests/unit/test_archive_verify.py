@@ -279,3 +279,10 @@ def test_what_retention_removes_meanwhile_is_not_missing(folder: Path) -> None:
     archive.remove(chain, chain.segments)
     looked._chain(chain)
     assert [p.what for p in looked.report.problems] == ["it is missing"]
+
+
+def test_a_new_folder_is_for_its_user_alone(tmp_path: Path) -> None:
+    Folder(tmp_path / "by writing").write("a/b", b"1")
+    with Folder(tmp_path / "by locking").locked("topics"):
+        pass
+    assert [p.stat().st_mode & 0o777 for p in tmp_path.iterdir()] == [0o700, 0o700]
