@@ -18,17 +18,18 @@ from connectors.errors import (
     TakenOver,
 )
 from connectors.mongo import client as mongo
-from connectors.mongo.changes import Changes, as_text, from_text, keep_images, mark
+from connectors.mongo.changes import Changes, as_text, from_text, keep_images, mark, remove_document
 from connectors.mongo.client import Database
 from connectors.postgres.client import Session, connect, translated
 from connectors.postgres.reverse import Reverse
-from connectors.postgres.writing import Writing, as_natives, givens, uniques
+from connectors.postgres.writing import Writing, advance, as_natives, givens, uniques
 from consumers.apply.write import keys_read
 from consumers.mapping import spec
 from consumers.mapping.plan import Plan
 from consumers.reverse import walk
-from consumers.reverse.invert import Back, Finding, invert, not_invertible
-from consumers.reverse.worker import Applier, Tally, Worker
+from consumers.reverse.invert import Back, Finding, every, invert, not_invertible
+from consumers.reverse.worker import Applier, Tally, Wanted, Worker
+from consumers.reverse.write import id_of
 from sync.reverse.report import ReverseStatus
 from sync.settings import Settings
 from sync.setup import schema
@@ -97,6 +98,8 @@ def turn_on(settings: Settings, run: str) -> dict[str, object]:
         keep_images(ends.db, ends.collections)
         with closing(Changes(ends.db, ends.collections)) as stream:
             new = ends.reverse.turn_on(run, as_text(stream.token))
+        if new:
+            _advance(ends)
         return {"new": new, "collections": len(ends.collections)}
 
 
@@ -145,7 +148,8 @@ def run(settings: Settings, log: Log, stop: Stop, *, until_drained: bool = False
         reverse.make()
         while not stop():
             try:
-                guard.execute("SELECT 1")
+                with translated():
+                    guard.execute("SELECT 1")  # whoever has lost it is no longer alone
                 _follow(settings, tally, log, stop, until_drained=until_drained)
                 return tally
             except (TakenOver, ReverseState) as error:
@@ -218,7 +222,7 @@ def status(settings: Settings) -> ReverseStatus:
             names = [n for n, c in spec.load(settings.mapping).collections.items() if c.table]
             try:
                 with closing(Changes(db, names, from_text(standing.token))) as stream:
-                    found = [c for c in stream.next(_COUNTED).changes if c.mark is None]
+                    found = [c for c in stream.next(_COUNTED).changes if c.collection in names]
                 behind, more = len(found), len(found) >= _COUNTED
                 oldest = found[0].at if found else None
             except HistoryLost as error:
@@ -259,6 +263,7 @@ def resync(
             ends.reverse.begin_again(token)
             ends.reverse.take("resync")
         else:
+            ends.reverse.let_pass()
             token = ""
         walker = walk.Walker(ends.backs, ends.db, applier, ends.reverse, token, watch, dry_run=dry_run)
         found = walker.run(lambda back: _keys(settings, back))
@@ -278,3 +283,92 @@ def _keys(settings: Settings, back: Back) -> Iterator[tuple[Any, ...]]:
         with translated(settings.source), session.transaction():
             for row in Writing(session).keys(keys_read(back.use.table)):
                 yield back.use.table.key_of_row(row)
+
+
+# -- for the cutover and the rollback ----------------------------------------------------------------------------
+def trouble(settings: Settings, *, on: bool) -> list[str]:
+    """What stands in the way of a way back. on: it has to be on."""
+    found = [f"{settings.mapping}:{f.line}: {f.what}" for f in check(settings) if f.lost]
+    with _kept(settings) as (_, reverse):
+        at = reverse.standing()
+        if not reverse.someone():
+            found.append("no `tandem reverse run` is at work: start it, it waits until it is needed")
+        elif on and (at is None or at.state != "on"):
+            found.append("it is not on")
+    return found
+
+
+def collections(settings: Settings) -> tuple[str, ...]:
+    """Those that are written back."""
+    return tuple(name for name, c in spec.load(settings.mapping).collections.items() if c.table)
+
+
+def is_off(settings: Settings) -> bool:
+    """Whether nobody follows MongoDB's changes."""
+    with _kept(settings) as (_, reverse):
+        at = reverse.standing()
+    return at is None or at.state == "off"
+
+
+def changed(settings: Settings) -> int:
+    """How many documents were changed since it was turned on."""
+    with _kept(settings) as (_, reverse):
+        return len(reverse.seen())
+
+
+def compare(settings: Settings, stop: Stop = lambda: False) -> walk.Walked:
+    """Compare every document that was changed since it was turned on with its rows. Changes nothing."""
+    found = walk.Walked()
+    with _ends(settings) as ends:
+        ends.reverse.let_pass()
+        applier = _applier(settings, ends, Tally())
+        for some in _chunks(ends.reverse.seen()):
+            if stop():
+                raise NotComplete("the comparison was stopped", remedy="run it again")
+            wanted = [Wanted(collection, from_text(text)) for collection, text in some]
+            differing = applier.apply(wanted, lambda: None, undone=True)
+            found.documents += len(wanted)
+            found.differing += [f"{collection} {text}" for collection, text in differing]
+    return found
+
+
+def advance_sequences(settings: Settings) -> int:
+    """Let sequences go on behind the keys that documents brought. Returns how many were moved. Safe to repeat."""
+    with _ends(settings) as ends:
+        return _advance(ends)
+
+
+def _advance(ends: Ends) -> int:
+    return sum(advance(ends.session, back.table) for back in every(ends.backs.values()))
+
+
+def hand_over(settings: Settings, log: Log) -> dict[str, object]:
+    """Remove the documents that the application made under `_id`s of its own: their rows get documents of the way
+    forward. What of them goes to no column is kept aside, in PostgreSQL. Safe to repeat."""
+    removed = 0
+    with _ends(settings) as ends:
+        for (collection, text), key in ends.reverse.keys().items():
+            id_ = from_text(text)
+            if id_ != id_of(ends.backs[collection].use.table, key):
+                removed += remove_document(ends.db, collection, id_)
+    log("documents of the application's own are replaced by those of their rows", documents=removed)
+    return {"replaced": removed}
+
+
+def to_make_anew(settings: Settings) -> list[tuple[str, Any, tuple[Any, ...] | None]]:
+    """Collection, `_id` and key of each document that the way forward has to make anew; the key where it is known."""
+    found: list[tuple[str, Any, tuple[Any, ...] | None]] = []
+    with _ends(settings) as ends:
+        keys = ends.reverse.keys()
+        for collection, text in ends.reverse.seen():
+            table, texts = ends.backs[collection].use.table, keys.get((collection, text))
+            if texts is None:
+                found.append((collection, from_text(text), None))
+            else:
+                found.append((collection, id_of(table, texts), table.key_from_texts(texts)))
+    return found
+
+
+def _chunks(items: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    for start in range(0, len(items), 200):
+        yield items[start : start + 200]

@@ -28,7 +28,7 @@ from connectors.errors import (
 from connectors.mongo import client as mongo
 from connectors.mongo import cohort, ledger, verified
 from connectors.mongo import journal as kept
-from connectors.mongo.client import Document
+from connectors.mongo.client import Database, Document
 from connectors.mongo.transaction import Transaction, Transactions
 from connectors.positions import Lsn
 from connectors.postgres import slots, writers
@@ -36,7 +36,7 @@ from connectors.postgres.client import Session, connect
 from connectors.postgres.fence import Fence
 from connectors.rsync.program import Rsync
 from connectors.services import answers
-from sync import app, proof, steps
+from sync import app, back, proof, steps
 from sync.cutover import gate, states
 from sync.cutover.actions import Condition, Facts, Stop
 from sync.cutover.budget import Numbers
@@ -117,7 +117,10 @@ class Live:
             return self._ready()
         if goal is State.SEALED:
             facts = self.fence.facts(self.session)
-            return [gate.fence_is(facts.standing, ("up", "sealed"), facts.open)]
+            return [
+                gate.fence_is(facts.standing, ("up", "sealed"), facts.open),
+                self._way_back(on=True),
+            ]
         if goal is State.FLAGS_FLIPPED:
             facts = self.fence.facts(self.session)
             return [gate.fence_is(facts.standing, ("sealed",), facts.open)]
@@ -143,7 +146,7 @@ class Live:
         return list(verdict.conditions)
 
     def _prepared(self) -> list[Condition]:
-        found = [gate.way_back_is(self.wished.way_back, ready=False)]
+        found = [self._way_back()]
         names, trouble, says = self.settings.flags.names, "", dict[str, bool | None]()
         try:
             says = self._flags_say()
@@ -163,6 +166,13 @@ class Live:
         if self.wished.backup:
             found.append(_tried("a backup can be made", self._backup_rehearsed))
         return found
+
+    def _way_back(self, *, on: bool = False) -> Condition:
+        """on: it has to be at work already."""
+        wanted = self.wished.way_back
+        if wanted == "none":
+            return gate.way_back_is(wanted, [])
+        return gate.way_back_is(wanted, back.trouble(self.settings, on=on))
 
     def _files_plan(self) -> str:
         files = self.settings.files
@@ -272,7 +282,7 @@ class Live:
             State.FILES_FINAL: lambda stop: self._files("final", stop),
             State.SESSIONS_MOVED: self._move,
             State.VERIFIED: self._verify,
-            State.REVERSE_ON: lambda _: {"way_back": self.wished.way_back},
+            State.REVERSE_ON: self._open_way_back,
             State.SEALED: self._seal,
             State.FLAGS_FLIPPED: self._turn,
             State.DONE: self._observe,
@@ -376,6 +386,18 @@ class Live:
         rows = sum(counts.rows for counts in report.collections.values())
         return {"rows": rows, "seconds": round(report.took_s, 1), "lsn": str(report.lsn)}
 
+    def _open_way_back(self, stop: Stop) -> Facts:
+        """From here on what is written to MongoDB reaches PostgreSQL: seen by a mark that goes all the way."""
+        if self.wished.way_back == "none":
+            return {"way_back": "none"}
+        facts = back.turn_on(self.settings, self.run)
+        try:
+            return {**facts, **back.drain(self.settings, 5.0, stop)}
+        except NotComplete as error:
+            if stop():
+                raise
+            raise ServerGone(f"nothing comes back yet: {error.what}", remedy="it is waited on") from error
+
     def _seal(self, stop: Stop) -> Facts:
         self.fence.seal(self.renewing)
         held = self._transact(lambda tx: ledger.retire(tx, self.run))
@@ -414,6 +436,7 @@ class Live:
                 found.turn(names, wished.off)
                 if found.says(names, wished.off) is not True:
                     raise ServerGone("the flags do not all say PostgreSQL when they are read back", remedy="")
+        back.turn_off(self.settings)
         self._files_back()
         self._transact(ledger.unretire)
         if not self.fence.lift(self.renewing):
@@ -510,10 +533,10 @@ def run(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop =
     name = f"c-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     with ExitStack() as stack:
         actions = Live(settings, name, stack, log)
-        journal = kept.Journal(actions.db, _me())
+        journal = kept.Journal(actions.db, me())
         began = {"state": str(State.PLANNED), "intent": None, "began": datetime.now(UTC), "baseline": None}
         journal.begin(name, began, _ENDED)
-        stack.enter_context(_Beating(journal, log))
+        stack.enter_context(Beating(journal, log))
         return _machine(settings, log, journal, actions, At(State.PLANNED), stop).run(until)
 
 
@@ -611,14 +634,14 @@ def at_of(known: Document) -> At:
     return At(State(known["state"]), State(known["intent"]) if known.get("intent") else None)
 
 
-class _Beating:
+class Beating:
     """Says that the controller lives, until it ends."""
 
     def __init__(self, journal: kept.Journal, log: Log) -> None:
         self._journal, self._log, self._end = journal, log, threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="beat")
 
-    def __enter__(self) -> _Beating:
+    def __enter__(self) -> Beating:
         self._thread.start()
         return self
 
@@ -642,17 +665,13 @@ class _Beating:
                     return
 
 
-def _taken_over(settings: Settings, log: Log, stack: ExitStack) -> tuple[Document, kept.Journal, Live]:
-    """The journal, once its controller has ended or is silent."""
-    db = mongo.connect(settings.target, name="tandem cutover")
-    stack.callback(db.client.close)
-    known = kept.current(db)
-    if known is None:
-        raise CutoverState("there was no cutover yet", remedy="see `tandem cutover plan`")
+def silent(db: Database, known: Document, which: str = kept.CUTOVER) -> Document:
+    """The journal, once its controller has ended or was not heard of for long enough. Raises CutoverState while it
+    lives."""
     until = time.monotonic() + SILENT_S
     while known["owner"] is not None and time.monotonic() < until:
         time.sleep(0.5)
-        now = kept.current(db)
+        now = kept.current(db, which)
         assert now is not None
         if (now["beat"], now["serial"]) != (known["beat"], known["serial"]):
             raise CutoverState(
@@ -661,10 +680,21 @@ def _taken_over(settings: Settings, log: Log, stack: ExitStack) -> tuple[Documen
                 controller=str(now["owner"]),
             )
         known = now
+    return known
+
+
+def _taken_over(settings: Settings, log: Log, stack: ExitStack) -> tuple[Document, kept.Journal, Live]:
+    """The journal, once its controller has ended or is silent."""
+    db = mongo.connect(settings.target, name="tandem cutover")
+    stack.callback(db.client.close)
+    known = kept.current(db)
+    if known is None:
+        raise CutoverState("there was no cutover yet", remedy="see `tandem cutover plan`")
+    known = silent(db, known)
     actions = Live(settings, str(known["run"]), stack, log, known)
-    journal = kept.Journal(actions.db, _me())
+    journal = kept.Journal(actions.db, me())
     journal.take(known)
-    stack.enter_context(_Beating(journal, log))
+    stack.enter_context(Beating(journal, log))
     return known, journal, actions
 
 
@@ -734,5 +764,6 @@ def _event(stop: Stop) -> threading.Event:
     return _Asked()
 
 
-def _me() -> str:
+def me() -> str:
+    """This process, by a name that no other has."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"

@@ -74,6 +74,7 @@ SECTIONS = (
     "backup",
     "cutover",
     "reverse",
+    "rollback",
     "flags",
     "archive",
 )
@@ -232,6 +233,15 @@ class ReverseWay(BaseModel):
     drain_timeout_s: float = Field(default=60, gt=0)
 
 
+class Rollback(BaseModel):
+    """How the application is moved back (docs/rollback.md); for how long writes may be refused is the cutover's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: Seconds behind the turning of the flags in which writes may still come to MongoDB: from whoever reads flags late.
+    settle_s: float = Field(default=2, ge=0)
+
+
 class Backup(BaseModel):
     """Where backups are, and what is in them besides both databases."""
 
@@ -304,6 +314,7 @@ class _Rooms(BaseModel):
     files: Files = Files()
     cutover: Cutover = Cutover()
     reverse: ReverseWay = ReverseWay()
+    rollback: Rollback = Rollback()
     backup: Backup = Backup()
     flags: Flags = Flags()
     archive: Archive = Archive()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from bson import ObjectId
 
@@ -21,7 +22,7 @@ from connectors.postgres.rows import CurrentRows
 from consumers.mapping import spec
 from consumers.mapping.ids import KeyValue
 from consumers.records import Decoder
-from consumers.repair import Repairer, Wanted
+from consumers.repair import Act, Repairer, Wanted
 from sync import proof
 from sync.explain.facts import Facts
 from sync.explain.read import Asked, Explain
@@ -176,3 +177,39 @@ def _applied(complete: Completeness, lsn: Lsn, timeout_s: float) -> None:
     except NotComplete:
         if not complete.look(lsn).only_parked:
             raise
+
+
+def make_anew(
+    settings: Settings, wanted: Sequence[tuple[str, Any, tuple[Any, ...] | None]], stop: Callable[[], bool]
+) -> dict[str, object]:
+    """Make documents anew from their rows: collection, `_id`, and the row's key where it is known. Raises ServerGone
+    for those that could not be tried; safe to repeat."""
+    done: dict[str, int] = {}
+    failing: list[str] = []
+    with ExitStack() as stack:
+        db = mongo.connect(settings.target, name="tandem rollback")
+        stack.callback(db.client.close)
+        with connect(settings.source, name="tandem rollback") as session:
+            plan = load_plan(settings, session, schema.known(db))
+        rows = CurrentRows(settings.source)
+        stack.callback(rows.close)
+        transactions = Transactions(db)
+        stack.callback(transactions.close)
+        repairer = Repairer(
+            transactions,
+            rows,
+            plan,
+            lambda: time.time_ns() // 1_000,
+            lambda: ledger.positions(db).values(),
+            remove_foreign=True,
+        )
+        stack.callback(repairer.close)
+        for one in repairer.repair([Wanted(*of) for of in wanted], stop=stop):
+            done[str(one.act)] = done.get(str(one.act), 0) + 1
+            if one.act is Act.BUSY:
+                raise ServerGone(
+                    f"documents could not be made anew: {one.reason}", remedy="it is tried again"
+                )
+            if one.act in (Act.FAILING, Act.PARKED):
+                failing.append(f"{one.wanted.collection} {one.wanted.id}: {one.reason}")
+    return {"made_anew": sum(done.values()), **({"left": failing[:20]} if failing else {})}

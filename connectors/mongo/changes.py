@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import DatetimeMS, Int64, Timestamp, json_util
+from bson.binary import UuidRepresentation
+from bson.codec_options import DatetimeConversion
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.errors import OperationFailure, PyMongoError
 
@@ -96,21 +98,22 @@ def mark(db: Database) -> int:
         return number
 
 
-def as_text(value: Any) -> str:
-    """An `_id` or a token as text that stands for it alone."""
-    return json_util.dumps(value, json_options=json_util.CANONICAL_JSON_OPTIONS)
-
-
-_READ = json_util.JSONOptions(
+_JSON = json_util.JSONOptions(
     json_mode=json_util.JSONMode.CANONICAL,
-    datetime_representation=json_util.DatetimeRepresentation.NUMBERLONG,
+    uuid_representation=UuidRepresentation.STANDARD,
+    datetime_conversion=DatetimeConversion.DATETIME_MS,
     document_class=dict,
 )
 
 
+def as_text(value: Any) -> str:
+    """An `_id` or a token as text that stands for it alone."""
+    return json_util.dumps(value, json_options=_JSON)
+
+
 def from_text(text: str) -> Any:
     """What `as_text` was made from."""
-    return json_util.loads(text, json_options=_READ)
+    return json_util.loads(text, json_options=_JSON)
 
 
 class Changes:
@@ -180,13 +183,12 @@ class Changes:
 
 def moment(event: Mapping[str, Any]) -> datetime:
     """When it happened, by MongoDB's clock."""
-    wall = event.get("wallTime")
-    if isinstance(wall, DatetimeMS):
-        return wall.as_datetime()
-    if isinstance(wall, datetime):
-        return wall if wall.tzinfo else wall.replace(tzinfo=UTC)
-    stamp = event.get("clusterTime")
-    return stamp.as_datetime() if isinstance(stamp, Timestamp) else datetime.now(UTC)
+    found = event.get("wallTime") or event.get("clusterTime")
+    if isinstance(found, DatetimeMS | Timestamp):
+        found = found.as_datetime()
+    if not isinstance(found, datetime):
+        return datetime.now(UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _lost(error: Exception) -> HistoryLost | None:
@@ -212,3 +214,9 @@ def ids_after(db: Database, collection: str, last: Any, most: int) -> list[Any]:
     with translated():
         query = {} if last is None else {"$expr": {"$gt": ["$_id", {"$literal": last}]}}
         return [d["_id"] for d in db[collection].find(query, {"_id": 1}).sort("_id", 1).limit(most)]
+
+
+def remove_document(db: Database, collection: str, id_: Any) -> int:
+    """Remove one. Returns how many there were."""
+    with translated():
+        return db[collection].delete_one({"_id": id_}).deleted_count

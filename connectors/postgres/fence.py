@@ -43,9 +43,10 @@ DECLARE
 BEGIN
   SELECT last_value INTO STRICT until_ms FROM {sequence};
   IF now_ms < until_ms AND NOT coalesce(session_user::text = ANY (TG_ARGV), false) THEN
-    IF to_regclass('tandem.passes') IS NOT NULL AND EXISTS (SELECT FROM tandem.passes
-        WHERE name = {name} AND secret = current_setting({pass_}, true)) THEN
-      RETURN NULL;
+    IF to_regclass('tandem.passes') IS NOT NULL THEN
+      IF EXISTS (SELECT FROM tandem.passes WHERE name = {name} AND secret = current_setting({pass_}, true)) THEN
+        RETURN NULL;
+      END IF;
     END IF;
     RAISE EXCEPTION USING ERRCODE = {state},
       MESSAGE = format('writes to %I.%I are refused for now: the application is being moved to another database',

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 
-from connectors.errors import ReverseBusy, ReverseState, TakenOver
+from connectors.errors import Contended, ReverseBusy, ReverseState, TakenOver
 from connectors.postgres.client import Session, translated
 
 SCHEMA = "tandem"
@@ -201,9 +201,41 @@ class Reverse:
                 secret,
             )
             self._run("SELECT set_config(%s, %s, false)", PASS, secret)
+        self._mark()
         known = self.standing()
         assert known is not None
         return known
+
+    @property
+    def origin(self) -> str:
+        """The replication origin of what is written here: Debezium's events have it as `source.origin`."""
+        return f"tandem_{self.name}"
+
+    def _mark(self) -> None:
+        """Mark this session's writes by their origin, where the role may. Raises Contended while the session of the
+        writer before is not gone yet."""
+        try:
+            if not self._one(
+                "SELECT EXISTS (SELECT FROM pg_replication_origin WHERE roname = %s)", self.origin
+            )[0]:
+                self._run("SELECT pg_replication_origin_create(%s)", self.origin)
+            self._run("SELECT pg_replication_origin_session_setup(%s)", self.origin)
+        except psycopg.errors.InsufficientPrivilege:
+            return
+        except psycopg.errors.ObjectInUse:
+            raise Contended(
+                "the session of the writer before is still open", remedy="it is tried again"
+            ) from None
+
+    def let_pass(self) -> None:
+        """Let this session's writes through the fence, as the writer's: for one who undoes them all."""
+        with translated():
+            if self.there:
+                self._run(
+                    "SELECT set_config(%s, (SELECT secret FROM tandem.passes WHERE name = %s), false)",
+                    PASS,
+                    self.name,
+                )
 
     def _refused(self) -> ReverseState:
         known = self.standing()
@@ -445,18 +477,22 @@ class Reverse:
 
 
 def drop(session: Session, name: str) -> list[str]:
-    """Take away what is kept for a pipeline; the tables too, and the schema, where nobody else has anything there.
-    Returns what was dropped."""
+    """Take away what is kept for a pipeline; the tables too, and the schema, where nobody has anything there any more.
+    Rows that were deleted, and what goes to no column, stay: they are nowhere else. Returns what was dropped."""
     kept = Reverse(session, name)
     dropped: list[str] = []
     with translated(), session.transaction():
         if kept.there:
-            for table in (*TABLES, "passes"):
+            for table in ("reverse", "reverse_ids", "reverse_seen", "reverse_parked", "passes"):
                 kept._run(f"DELETE FROM tandem.{table} WHERE name = %s", name)
-            if not kept._one(
-                "SELECT EXISTS (SELECT FROM tandem.reverse) OR EXISTS (SELECT FROM tandem.passes)"
-            )[0]:
-                for table in (*TABLES, "passes"):
+            if kept._one("SELECT EXISTS (SELECT FROM pg_replication_origin WHERE roname = %s)", kept.origin)[
+                0
+            ]:
+                kept._run("SELECT pg_replication_origin_drop(%s)", kept.origin)
+                dropped.append(f"replication origin {kept.origin}")
+            tables = (*TABLES, "passes")
+            if not any(kept._one(f"SELECT EXISTS (SELECT FROM tandem.{table})")[0] for table in tables):
+                for table in tables:
                     kept._run(f"DROP TABLE tandem.{table}")
                     dropped.append(f"{SCHEMA}.{table}")
         empty = kept._one(

@@ -15,6 +15,7 @@ from psycopg.types.numeric import Int4BinaryLoader, Int8BinaryLoader
 from psycopg.types.string import ByteaBinaryLoader
 
 from connectors.errors import RowRefused, SyncError, Unappliable
+from connectors.postgres.catalog import Table
 from connectors.postgres.client import Session, translate, translated
 from connectors.postgres.rows import Row, TableRead, identifier
 
@@ -185,3 +186,22 @@ _WORDS = {
     "22P02": "a text that is no value of the column's type",
     "22021": "a text that PostgreSQL does not take",
 }
+
+
+def advance(session: Session, table: Table) -> int:
+    """Let the sequences of a table's integer key columns go on behind the largest key. Returns how many were moved."""
+    moved = 0
+    with translated():
+        for column in table.key:
+            named = session.execute(
+                "SELECT pg_get_serial_sequence(%s, %s)", [identifier(table.name).as_string(session), column]
+            ).fetchone()
+            if named is None or named[0] is None:
+                continue
+            # behind what the sequence has given already, too; a number that is left out does no harm
+            query = sql.SQL(
+                "SELECT setval({0}::regclass, greatest(nextval({0}::regclass), found.most)) FROM"
+                " (SELECT max({1})::bigint AS most FROM {2}) AS found WHERE found.most IS NOT NULL"
+            ).format(sql.Literal(named[0]), sql.Identifier(column), identifier(table.name))
+            moved += len(session.execute(query).fetchall())
+    return moved

@@ -241,7 +241,7 @@ def not_invertible(backs: Mapping[str, Back], declared: spec.Mapping_, lines: sp
                 )
             )
     uses: dict[str, list[Back]] = {}
-    for back in _all(backs.values()):
+    for back in every(backs.values()):
         uses.setdefault(back.table.name, []).append(back)
     for table, places in uses.items():
         if len(places) > 1:
@@ -256,10 +256,11 @@ def not_invertible(backs: Mapping[str, Back], declared: spec.Mapping_, lines: sp
     return sorted(set(found))
 
 
-def _all(backs: Iterable[Back]) -> Iterator[Back]:
+def every(backs: Iterable[Back]) -> Iterator[Back]:
+    """These, and all inside of them."""
     for back in backs:
         yield back
-        yield from _all(back.arrays.values())
+        yield from every(back.arrays.values())
 
 
 def _of_use(back: Back, copies: Mapping[str, spec.Copy], lines: spec.Lines) -> Iterator[Finding]:

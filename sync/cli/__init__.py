@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import Broken, Misused, NotComplete, SyncError
-from sync.cli import archive, backup, cutover, dead_letters, dev, files, flags, reverse, sessions
+from sync.cli import archive, backup, cutover, dead_letters, dev, files, flags, reverse, rollback, sessions
 from sync.cli.control import pause, resume, throttle
 from sync.cli.dashboard import dashboard
 from sync.cli.demo import demo
@@ -50,6 +50,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(files.app, name="files")
 app.add_typer(cutover.app, name="cutover")
 app.add_typer(reverse.app, name="reverse")
+app.add_typer(rollback.app, name="rollback")
 app.add_typer(backup.app, name="backup")
 app.add_typer(archive.app, name="archive")
 app.add_typer(flags.app, name="flags")

@@ -32,22 +32,20 @@ def flags_are(names: Sequence[str], says: Mapping[str, bool | None], trouble: st
     return Condition(name, False, f"some say MongoDB, or a part of the users: {', '.join(names)}")
 
 
-def way_back_is(wanted: str, ready: bool) -> Condition:
-    """There is one, or it is gone without."""
+def way_back_is(wanted: str, trouble: Sequence[str]) -> Condition:
+    """There is one, or it is gone without. trouble: what stands in its way, where one is wanted."""
     name = "there is a way back"
-    if ready:
-        return Condition(name, True, "what is written to MongoDB reaches PostgreSQL")
     if wanted == "none":
         return Condition(
             name,
             True,
             "none, as cutover.way_back says: what is written after the flags turn stays in MongoDB",
         )
+    if trouble:
+        more = "; what is written after the flags turn would be lost by going back. Without: cutover.way_back: none"
+        return Condition(name, False, "; ".join(trouble) + more)
     return Condition(
-        name,
-        False,
-        "nothing writes back to PostgreSQL: what is written after the flags turn would be lost by going back;"
-        " to go without: cutover.way_back: none",
+        name, True, "the reverse path is ready: what is written to MongoDB will reach PostgreSQL"
     )
 
 

@@ -15,7 +15,7 @@ from connectors.mongo.client import Database
 from connectors.postgres import facts
 from connectors.postgres.client import Session, translated
 from consumers.mapping.plan import Plan
-from sync.preflight import checks, findings, fit, machine
+from sync.preflight import checks, findings, fit, machine, way_back
 from sync.preflight.findings import Finding, Level
 from sync.preflight.scan import Extent, Scan, ScanReport
 from sync.settings import Known
@@ -164,6 +164,7 @@ class Preflight:
         """What the cutover will need of folders, programs and sessions."""
         known = self.settings
         found = findings.run("backup", lambda: machine.of_backup(known, self.session))
+        found += findings.run(way_back.CHECK, lambda: way_back.of_mapping(known, self.session, plan))
         if known.files.old is not None or known.files.new is not None:
             found += findings.run("files", lambda: machine.of_files(known))
         if known.sessions.collection in plan.documents:

@@ -29,7 +29,7 @@ from connectors.mongo import ledger
 from connectors.mongo import schema as collections
 from connectors.mongo.client import Database
 from connectors.positions import Partition
-from connectors.postgres import catalog, slots
+from connectors.postgres import catalog, reverse, slots
 from connectors.postgres.client import Session, connect, effective, translated
 from connectors.postgres.slots import ExportedSnapshot
 from consumers.mapping import spec
@@ -435,6 +435,8 @@ class Teardown:
             rest.drop()
             if connected:
                 done.append(f"connector {settings.connect.connector}")
+            if not any((p.holder or "").startswith(ledger.RETIRED) for p in ledger.positions(db).values()):
+                done += reverse.drop(session, slot)  # else it is the way back
             if drop_slot(session, slot):
                 done.append(f"slot {slot}")
             if slots.published_tables(session, publication) is not None:

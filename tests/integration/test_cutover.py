@@ -79,18 +79,21 @@ class Moving:
     def cutover(
         self, *arguments: str, dies: str = "", check: bool = True
     ) -> subprocess.CompletedProcess[str]:
+        return self.controller("cutover", *arguments, dies=dies, check=check)
+
+    def controller(
+        self, *arguments: str, dies: str = "", check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
         done = warm.run(
             "tests.support.controller",
-            ["cutover", *arguments, "--mapping", str(self.on.tandem.mapping)],
+            [*arguments, "--mapping", str(self.on.tandem.mapping)],
             env={**self.on.tandem.environ, "DIE_AT": dies, "PYTHONPATH": os.getcwd()},
             cwd=self.on.tandem.folder,
             timeout=180,
         )
         wanted = -signal.SIGKILL if dies else 0
         if check and done.returncode != wanted:
-            raise AssertionError(
-                f"cutover {arguments} {dies}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-            )
+            raise AssertionError(f"{arguments} {dies}: {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
     def status(self) -> Any:
@@ -143,8 +146,9 @@ def _write_flags(file: Path) -> None:
 
 
 @contextmanager
-def moving(own: Own, folder: Path, agent: str = "") -> Iterator[Moving]:
-    """agent: the address of one; then sessions and workspaces are moved too."""
+def moving(own: Own, folder: Path, agent: str = "", tables: str = DDL, **more: str) -> Iterator[Moving]:
+    """agent: the address of one; then sessions and workspaces are moved too. tables: in place of the usual ones. more:
+    settings."""
     flags, roots = folder / "flags.json", (folder / "old", folder / "new")
     _write_flags(flags)
     (folder / "beta.txt").write_text("1\n2\n", encoding="utf-8")
@@ -160,6 +164,7 @@ def moving(own: Own, folder: Path, agent: str = "") -> Iterator[Moving]:
         "TANDEM_CUTOVER__MEMORY_FACTOR": "10",  # other tests start whole stacks meanwhile
         "TANDEM_CUTOVER__DISK_FACTOR": "10",
         "TANDEM_DASHBOARD__READY_BELOW_S": "30",
+        **more,
     }
     if agent:
         plant(roots)
@@ -171,7 +176,7 @@ def moving(own: Own, folder: Path, agent: str = "") -> Iterator[Moving]:
             "TANDEM_SESSIONS__ON_TIMEOUT": "go_on",
             "TANDEM_SESSIONS__WAIT_TIMEOUT_S": "1",
         }
-    ddl, mapping = (DDL + MORE_DDL, MAPPING + MORE_MAPPING) if agent else (DDL, MAPPING)
+    ddl, mapping = (tables + MORE_DDL, MAPPING + MORE_MAPPING) if agent else (tables, MAPPING)
     with pipeline(own, folder, ddl, mapping, **options) as on:
         on.tandem.run("snapshot")
         with consuming(on):

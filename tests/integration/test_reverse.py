@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import bson
+import psycopg
 import pytest
 from bson import ObjectId
 
-from connectors.mongo.changes import as_text
+from connectors.errors import TakenOver
+from connectors.mongo.changes import as_text, from_text
+from connectors.postgres.reverse import Reverse
 from consumers.mapping.ids import object_id
 from sync import app, back
 from sync.dev.state import Addresses
 from tests.support import stack as servers
+from tests.support import warm
 from tests.support.acp import EXAMPLES, load_script
 from tests.support.pipeline import Doc, Pipeline, pipeline
+from tests.support.reverser import POINTS
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +250,79 @@ def test_a_name_that_is_given_to_another_document_and_two_that_swap(acp: Pipelin
     assert (row(acp, "users", "id = 2") or {})["username"] == name[3]
     assert (row(acp, "users", "id = 3") or {})["username"] == name[2]
     same_as_rows(acp)
+
+
+def test_killed_in_a_transaction_each_change_is_there_once(acp: Pipeline) -> None:
+    events = back.status(acp.settings).as_dict()["events"]
+    names = []
+    for point in POINTS:
+        made = [user(f"{point}{n}") for n in range(3)]
+        names += [m["username"] for m in made]
+        acp.db["users"].insert_many(made)
+        acp.db["users"].update_one({"_id": made[0]["_id"]}, {"$set": {"phone": point}})
+        died = warm.run(
+            "tests.support.reverser",
+            ["reverse", "run", "--mapping", str(acp.tandem.mapping)],
+            env={**acp.tandem.environ, "DIE_AT": point, "PYTHONPATH": os.getcwd()},
+            cwd=acp.tandem.folder,
+            timeout=60,
+        )
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        there = acp.sql.execute("SELECT count(*) FROM users WHERE username LIKE %s", [f"{point}%"]).fetchone()
+        assert there == (3 if point == "committed" else 0,)
+    applied(acp)
+    found = acp.sql.execute("SELECT username, phone FROM users WHERE username = ANY(%s)", [names]).fetchall()
+    assert sorted(f[0] for f in found) == sorted(names)
+    assert {f[1] for f in found if f[0].endswith("0")} == set(POINTS)
+    # every event was counted in the transaction of its rows: none twice, none left out
+    assert back.status(acp.settings).as_dict()["events"] == int(str(events)) + 4 * len(POINTS)
+    same_as_rows(acp)
+
+
+def test_one_writer_at_a_time_and_a_zombie_changes_nothing(acp: Pipeline) -> None:
+    with psycopg.connect(acp.own.addresses.postgres_dsn, autocommit=True) as one:
+        first = Reverse(one, acp.settings.source.slot)
+        first.alone()
+        refused = acp.tandem.run("reverse", "run", check=False)
+        assert refused.returncode == 1
+        assert "ReverseBusy" in refused.stderr
+        token = first.take().token
+        assert token is not None
+    with psycopg.connect(acp.own.addresses.postgres_dsn, autocommit=True) as two, two.transaction():
+        zombie = Reverse(two, acp.settings.source.slot)
+        zombie.writer = first.writer
+        applied(acp)  # takes over
+        with pytest.raises(TakenOver):
+            zombie.move(token, token, 0, 0, None)
+
+
+def test_a_place_that_the_history_does_not_reach_is_named_and_made_good(acp: Pipeline) -> None:
+    old = acp.sql.execute("SELECT token FROM tandem.reverse").fetchone()
+    assert old is not None
+    users = acp.db["users"]
+    lost = user("lost")
+    gone = users.find_one({"username": "user9"})
+    assert gone is not None
+    users.insert_one(lost)
+    users.delete_one({"_id": gone["_id"]})
+    acp.sql.execute("UPDATE tandem.reverse SET token = %s", [older(old[0])])
+    refused = acp.tandem.run("reverse", "run", check=False)
+    assert refused.returncode == 1
+    assert "HistoryLost" in refused.stderr
+    assert "tandem reverse resync" in refused.stderr
+    assert "no longer keeps" in str(acp.tandem.json("reverse", "status", check=False)["why"])
+    differs = acp.tandem.json("reverse", "resync", "--dry-run", check=False)
+    assert len(differs["differing"]) == 2
+    acp.tandem.json("reverse", "resync")
+    assert row(acp, "users", "username = 'lost'") is not None
+    assert (row(acp, "users", "username = 'user9'") or {})["is_active"] is False
+    users.update_one({"_id": lost["_id"]}, {"$set": {"phone": "after"}})
+    applied(acp)
+    assert (row(acp, "users", "username = 'lost'") or {})["phone"] == "after"
+    same_as_rows(acp)
+
+
+def older(token: str) -> str:
+    """A token of before the first change that the embedded server keeps."""
+    value = bson.decode(bytes.fromhex(from_text(token)["_data"]))
+    return as_text({"_data": bson.encode({**value, "s": 0}).hex()})

@@ -11,9 +11,13 @@ from typing import Any
 
 import psycopg
 from pymongo import MongoClient
+from pymongo.errors import WriteError
 from pymongo.write_concern import WriteConcern
 
 from consumers.mapping.ids import object_id
+
+#: DocumentValidationFailure: MongoDB's fence
+_FENCED = 121
 
 
 class Application:
@@ -107,6 +111,10 @@ class Application:
                 session.execute("UPDATE users SET full_name = %s WHERE id = %s", [name, user])
                 self._wrote("postgres", user, name)
             except psycopg.errors.ReadOnlySqlTransaction:
+                self.refused.append(time.monotonic())
+            except WriteError as error:
+                if error.code != _FENCED:
+                    self.strange.append(f"{type(error).__name__}: {error}")
                 self.refused.append(time.monotonic())
             except psycopg.OperationalError:
                 session = None
