@@ -254,9 +254,10 @@ def resync(
             guard = stack.enter_context(closing(connect(settings.source, name="tandem reverse alone")))
             Reverse(guard, settings.source.slot).alone()
         ends = stack.enter_context(_ends(settings))
+        if not ends.reverse.there:
+            raise ReverseState("the way back was never on", remedy="the cutover turns it on")
         applier = _applier(settings, ends, Tally())
         if not dry_run:
-            ends.reverse.make()
             keep_images(ends.db, ends.collections)
             with closing(Changes(ends.db, ends.collections)) as stream:
                 token = as_text(stream.token)
