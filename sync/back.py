@@ -198,7 +198,7 @@ def _follow(settings: Settings, tally: Tally, log: Log, stop: Stop, *, until_dra
                         return
 
 
-def _applier(settings: Settings, ends: Ends, tally: Tally) -> Applier:
+def _applier(settings: Settings, ends: Ends, tally: Tally, *, at_rest: bool = False) -> Applier:
     made = Applier(
         ends.backs,
         ends.db,
@@ -206,6 +206,7 @@ def _applier(settings: Settings, ends: Ends, tally: Tally) -> Applier:
         ends.reverse,
         deletes=settings.reverse.on_delete == "delete",
         uniques=uniques(ends.session, ends.plan.declared.tables),
+        at_rest=at_rest,
     )
     made.tally = tally
     return made
@@ -322,7 +323,7 @@ def compare(settings: Settings, stop: Stop = lambda: False) -> walk.Walked:
     found = walk.Walked()
     with _ends(settings) as ends:
         ends.reverse.let_pass()
-        applier = _applier(settings, ends, Tally())
+        applier = _applier(settings, ends, Tally(), at_rest=True)
         for some in _chunks(ends.reverse.seen()):
             if stop():
                 raise NotComplete("the comparison was stopped", remedy="run it again")

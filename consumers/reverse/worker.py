@@ -22,7 +22,7 @@ from connectors.postgres.writing import Uniques, Writing
 from consumers.apply.write import keys_read
 from consumers.reverse import echo
 from consumers.reverse.invert import Back
-from consumers.reverse.write import KeyTexts, Writer, Written, id_of, key_of_document, key_of_id
+from consumers.reverse.write import KeyTexts, Writer, Written, key_of_document, key_of_id, says_key
 
 #: unique_violation
 _UNIQUE = "23505"
@@ -74,7 +74,8 @@ class _Batch:
 
 
 class Applier:
-    """Documents into rows. deletes: rows are deleted also where their filter could say that they are not there."""
+    """Documents into rows. deletes: rows are deleted also where their filter could say that they are not there.
+    at_rest: nobody writes rows meanwhile, this one neither."""
 
     def __init__(
         self,
@@ -85,9 +86,12 @@ class Applier:
         *,
         deletes: bool,
         uniques: Uniques,
+        at_rest: bool = False,
     ) -> None:
         self._backs, self._db, self._session, self._reverse = backs, db, session, reverse
-        self._uniques = uniques
+        self._uniques, self._at_rest = uniques, at_rest
+        #: `_id` to key of all rows, of collections that were searched while nobody writes
+        self._searches: dict[str, dict[Any, KeyTexts]] = {}
         self._writing, self._deletes = Writing(session), deletes
         self.tally = Tally()
         self._batch = _Batch({})
@@ -270,12 +274,19 @@ class Applier:
 
     def _searched(self, back: Back, id_: Any) -> KeyTexts | None:
         """The key of the row whose document has gone without a trace: by all keys of its table."""
+        if says_key(back):
+            return None  # another client's _id: no row ever had it
+        if self._at_rest:
+            if back.use.collection not in self._searches:
+                self._searches[back.use.collection] = dict(self._all_ids(back))
+            return self._searches[back.use.collection].get(id_)
+        return next((texts for other, texts in self._all_ids(back) if other == id_), None)
+
+    def _all_ids(self, back: Back) -> Iterator[tuple[Any, KeyTexts]]:
         table = back.use.table
         for row in self._writing.keys(keys_read(table)):
-            texts = tuple(str(value) for value in table.key_of_row(row))
-            if id_of(table, texts) == id_:
-                return texts
-        return None
+            key = table.key_of_row(row)
+            yield back.use.id_of(key), tuple(str(value) for value in key)
 
     def _park(self) -> None:
         for (collection, text), error in self._batch.failed.items():

@@ -76,15 +76,16 @@ def id_of(table: TablePlan, key: KeyTexts) -> ObjectId:
     return object_id(table.name, table.key_from_texts(key))
 
 
-def key_of_id(back: Back, id_: Any) -> KeyTexts | None:
-    """The key that an `_id` says by itself: that of a table with an integer key."""
+def says_key(back: Back) -> bool:
+    """Whether the key can be read from the `_id`s of a table's documents: it is one integer."""
     key = back.table.key
     column = back.table.column(key[0]) if len(key) == 1 else None
-    if (
-        column is None
-        or column.type not in ("smallint", "integer", "bigint", "oid")
-        or not isinstance(id_, ObjectId)
-    ):
+    return column is not None and column.type in ("smallint", "integer", "bigint", "oid")
+
+
+def key_of_id(back: Back, id_: Any) -> KeyTexts | None:
+    """The key that an `_id` says by itself: that of a table with an integer key."""
+    if not says_key(back) or not isinstance(id_, ObjectId):
         return None
     found = integer_key(back.table.name, id_)
     return None if found is None else (str(found),)

@@ -191,6 +191,21 @@ def test_what_is_deleted_is_hidden_or_gone(acp: Pipeline) -> None:
     same_as_rows(acp)
 
 
+def test_a_file_that_went_without_a_trace_is_found_by_its_key(acp: Pipeline) -> None:
+    """MongoDB kept no image of it, and its `_id` is a hash."""
+    acp.db.command("collMod", "fileEmbeddings", changeStreamPreAndPostImages={"enabled": False})
+    file = acp.db["fileEmbeddings"].find_one({})
+    assert file is not None
+    acp.db["fileEmbeddings"].delete_one({"_id": file["_id"]})
+    acp.db["users"].insert_one(passing := user("passing by"))
+    acp.db["users"].delete_one({"_id": passing["_id"]})
+    applied(acp)
+    assert row(acp, "file_embeddings", "file_path = %s", file["filePath"]) is None
+    assert back.compare(acp.settings).differing == []
+    acp.db.command("collMod", "fileEmbeddings", changeStreamPreAndPostImages={"enabled": True})
+    same_as_rows(acp)
+
+
 def test_files_with_vectors_and_sessions(acp: Pipeline) -> None:
     owner = object_id("public.users", (1,))
     id_ = uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")
