@@ -124,7 +124,7 @@ def failing(agent: TestAgent, mark: Path) -> Iterator[None]:
 def pids_of(home: Path) -> dict[str, list[int]]:
     """The processes of each component, children included."""
     found: dict[str, list[int]] = {}
-    for part in Stack(home).status():
+    for part in Stack(home).status().components:
         if part.pid is not None:
             process = psutil.Process(part.pid)
             found[str(part.component)] = [p.pid for p in (process, *process.children(recursive=True))]
