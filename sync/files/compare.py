@@ -16,6 +16,7 @@ SUSPECT = """
     OR o.target <> n.target OR o.uid <> n.uid OR o.gid <> n.gid
     OR (o.kind = 'file' AND (o.links > 1 OR n.links > 1))
     OR n.mode <> CASE
+        WHEN o.kind NOT IN ('file', 'folder') THEN o.mode
         WHEN substr(CAST(o.folder AS TEXT) || '/', 1, 8) = 'private/'
             THEN CASE WHEN o.kind = 'folder' OR o.mode & 73 THEN 448 ELSE 384 END
         WHEN substr(CAST(o.folder AS TEXT) || '/', 1, 7) = 'shared/'

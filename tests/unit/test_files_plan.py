@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.errors import (
@@ -186,7 +186,12 @@ entries = st.builds(
 )
 
 
+#: a socket keeps its mode
+OTHER = Entry(b"shared", b"a", "other", 0, 0o600, 0, 0, 0, 0, 1, 1, 1, 0, digest=b"1" * 32)
+
+
 @given(old=st.lists(entries, max_size=6), new=st.lists(entries, max_size=6))
+@example(old=[OTHER], new=[OTHER._replace(mode=0o660)])
 def test_what_sql_leaves_out_does_not_differ(old: list[Entry], new: list[Entry]) -> None:
     manifest = Manifest(Path(":memory:"))
     try:
