@@ -38,16 +38,16 @@ from connectors.rsync.program import Rsync
 from connectors.services import answers
 from sync import app, back, proof, steps
 from sync.cutover import gate, states
-from sync.cutover.actions import Condition, Facts, Stop
 from sync.cutover.budget import Numbers
 from sync.cutover.health import Pulse, Tolerance
-from sync.cutover.machine import Limits, Machine, Outcome
+from sync.cutover.machine import Limits, Machine
 from sync.cutover.states import ORDER, At, State, World
 from sync.dashboard import gate as readiness
 from sync.files.copy import Pass
 from sync.files.state import State as Copied
 from sync.lag.judge import LagReport
 from sync.lag.watch import LagWatch
+from sync.passage import Condition, Facts, Outcome, Stop
 from sync.settings import Settings
 
 Log = Callable[..., None]
@@ -514,7 +514,7 @@ class _NoJournal:
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------
-def plan(settings: Settings, log: Log) -> Outcome:
+def plan(settings: Settings, log: Log) -> Outcome[State]:
     """What `run` would do, and for how long writes would be refused. Changes nothing."""
     with ExitStack() as stack:
         actions = Rehearsal(settings, "rehearsal", stack, log)
@@ -528,7 +528,9 @@ def ready(settings: Settings, log: Log) -> list[Condition]:
         return Live(settings, "ready", stack, log)._ready()
 
 
-def run(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False) -> Outcome:
+def run(
+    settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False
+) -> Outcome[State]:
     """A new cutover, from its beginning. Raises CutoverState where one has not ended."""
     name = f"c-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     with ExitStack() as stack:
@@ -540,7 +542,9 @@ def run(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop =
         return _machine(settings, log, journal, actions, At(State.PLANNED), stop).run(until)
 
 
-def resume(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False) -> Outcome:
+def resume(
+    settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False
+) -> Outcome[State]:
     """Go on with the cutover that a controller has left. Raises CutoverState where that cannot be, or another works."""
     with ExitStack() as stack:
         known, journal, actions = _taken_over(settings, log, stack)
@@ -551,7 +555,7 @@ def resume(settings: Settings, log: Log, *, until: State = State.DONE, stop: Sto
         return _machine(settings, log, journal, actions, at, stop, _baseline(known)).resume(found, until)
 
 
-def abort(settings: Settings, log: Log, *, stop: Stop = lambda: False) -> Outcome:
+def abort(settings: Settings, log: Log, *, stop: Stop = lambda: False) -> Outcome[State]:
     """Back to PostgreSQL. Raises CutoverState once the application may have written to MongoDB."""
     with ExitStack() as stack:
         known, journal, actions = _taken_over(settings, log, stack)

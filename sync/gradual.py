@@ -17,9 +17,9 @@ from connectors.mongo import client as mongo
 from connectors.mongo import cohort as kept
 from connectors.mongo import journal
 from sync import controller, steps
-from sync.cutover.actions import Condition
 from sync.flags.rules import Wanted
 from sync.flags.run import Change
+from sync.passage import Condition
 from sync.settings import Settings
 
 Log = Callable[..., None]

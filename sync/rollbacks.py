@@ -20,8 +20,9 @@ from connectors.postgres.client import Session, connect
 from connectors.postgres.fence import Fence
 from sync import app, back, controller, steps, story
 from sync.cutover import states as forward
+from sync.passage import Condition, Facts, Outcome, Predicted, Stop
 from sync.rollback import states
-from sync.rollback.machine import Condition, Facts, Limits, Machine, Outcome, Predicted, Stop
+from sync.rollback.machine import Limits, Machine
 from sync.rollback.states import At, State, World
 from sync.settings import Settings
 
@@ -263,14 +264,16 @@ class _NoJournal:
         """Forgotten."""
 
 
-def plan(settings: Settings, log: Log) -> Outcome:
+def plan(settings: Settings, log: Log) -> Outcome[State]:
     """What `run` would do, and for how long writes would be refused. Changes nothing."""
     with ExitStack() as stack:
         actions = Live(settings, "rehearsal", stack, log)
         return Machine(_NoJournal(), actions, _limits(settings), log, At(State.PLANNED)).rehearse()
 
 
-def run(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False) -> Outcome:
+def run(
+    settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False
+) -> Outcome[State]:
     """A new rollback, from its beginning. Raises CutoverState where one has not ended."""
     name = f"r-{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
     with ExitStack() as stack:
@@ -282,7 +285,9 @@ def run(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop =
         return machine.run(until)
 
 
-def resume(settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False) -> Outcome:
+def resume(
+    settings: Settings, log: Log, *, until: State = State.DONE, stop: Stop = lambda: False
+) -> Outcome[State]:
     """Go on with the rollback that a controller has left. Raises CutoverState where that cannot be."""
     with ExitStack() as stack:
         at, journal, actions = _taken_over(settings, log, stack)
@@ -292,7 +297,7 @@ def resume(settings: Settings, log: Log, *, until: State = State.DONE, stop: Sto
         return Machine(journal, actions, _limits(settings), log, at, stop=stop).resume(found, until)
 
 
-def abort(settings: Settings, log: Log) -> Outcome:
+def abort(settings: Settings, log: Log) -> Outcome[State]:
     """Back to MongoDB. Raises CutoverState once the application may look to PostgreSQL."""
     with ExitStack() as stack:
         at, journal, actions = _taken_over(settings, log, stack)

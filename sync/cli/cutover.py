@@ -12,9 +12,10 @@ from rich.table import Table
 from connectors.errors import Misused
 from sync.cli.options import Config, Json, MappingFile, read_settings
 from sync.cli.output import log, out, print_json
+from sync.cli.passage import MaxBlocked, Until, end_of, settings_of, tell, tell_conditions, tell_failures
 from sync.cli.progress import stopping
-from sync.cutover.machine import Outcome
 from sync.cutover.states import MEANING, ORDER, PHASES, State
+from sync.passage import Outcome
 from sync.settings import Settings
 
 app = typer.Typer(
@@ -27,14 +28,6 @@ _ENDS = ", ".join(PHASES)
 Execute = Annotated[
     bool, typer.Option("--execute", help="Do it. Without, it is rehearsed: nothing is changed.")
 ]
-MaxBlocked = Annotated[
-    float | None,
-    typer.Option(help="Seconds for which writes may be refused [default: cutover.max_blocked_s]."),
-]
-Until = Annotated[
-    str | None,
-    typer.Option("--until", help="Go no further than this state, and stay there until `resume`."),
-]
 Phase = Annotated[str | None, typer.Option("--phase", help=f"Go no further than this phase: {_ENDS}.")]
 
 
@@ -45,7 +38,7 @@ def plan(
     """What `run` would do, what stands in its way, and for how long writes would be refused. Changes nothing."""
     from sync import controller
 
-    _tell(controller.plan(_settings(config, mapping, max_blocked), log), json=json, rehearsed=True)
+    _tell(controller.plan(settings_of(config, mapping, max_blocked), log), json=json, rehearsed=True)
 
 
 @app.command()
@@ -65,7 +58,7 @@ def run(
     """From the checks to the flags, each step journaled. Exit 1 when it did not come to its end, with the reasons."""
     from sync import controller
 
-    settings = _settings(config, mapping, max_blocked)
+    settings = settings_of(config, mapping, max_blocked)
     if cohort is not None:
         if until is not None or phase is not None:
             raise Misused("--cohort goes no further than its flags", remedy="give it alone")
@@ -93,7 +86,9 @@ def resume(
 
     end = _end(until, phase)
     with stopping() as stop:
-        outcome = controller.resume(_settings(config, mapping, max_blocked), log, until=end, stop=stop.is_set)
+        outcome = controller.resume(
+            settings_of(config, mapping, max_blocked), log, until=end, stop=stop.is_set
+        )
         _tell(outcome, json=json, end=end)
 
 
@@ -145,9 +140,7 @@ def _hold(settings: Settings, cohort: str, *, json: bool, execute: bool) -> None
     if json:
         print_json({"ok": held.ok, **held.as_dict()})
     else:
-        for condition in held.conditions:
-            mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}[condition.ok]
-            out.print(f"{mark} {escape(condition.name)}: {escape(condition.why)}")
+        tell_conditions(condition.as_dict() for condition in held.conditions)
         for change in held.changes:
             for line in change.lines():
                 out.print(escape(line))
@@ -164,16 +157,6 @@ def _hold(settings: Settings, cohort: str, *, json: bool, execute: bool) -> None
         raise typer.Exit(1)
 
 
-def _settings(config: Any, mapping: Any, max_blocked: float | None) -> Settings:
-    settings = read_settings(config, mapping)
-    if max_blocked is None:
-        return settings
-    if max_blocked <= 0:
-        raise Misused("--max-blocked has to be above 0", remedy="give seconds, such as 30")
-    cutover = settings.cutover.model_copy(update={"max_blocked_s": max_blocked})
-    return settings.model_copy(update={"cutover": cutover})
-
-
 def _end(until: str | None, phase: str | None) -> State:
     if until is not None and phase is not None:
         raise Misused("--until and --phase are two ways to say one thing", remedy="give one of them")
@@ -181,43 +164,16 @@ def _end(until: str | None, phase: str | None) -> State:
         if phase not in PHASES:
             raise Misused(f"there is no phase {phase}", remedy=f"name one of: {_ENDS}")
         return PHASES[phase]
-    if until is None:
-        return State.DONE
-    if until not in [str(state) for state in ORDER[1:]]:
-        raise Misused(f"there is no state {until}", remedy=f"name one of: {', '.join(ORDER[1:])}")
-    return State(until)
+    return end_of(until, ORDER)
 
 
-def _tell(outcome: Outcome, *, json: bool, rehearsed: bool = False, end: State = State.DONE) -> None:
+def _tell(outcome: Outcome[State], *, json: bool, rehearsed: bool = False, end: State = State.DONE) -> None:
     if json:
         print_json({"ok": outcome.ok, "rehearsed": rehearsed, **outcome.as_dict()})
     else:
-        _print(outcome, rehearsed=rehearsed)
+        tell(outcome, "tandem cutover", rehearsed=rehearsed)
     if not outcome.ok or (not rehearsed and outcome.state is not end):
         raise typer.Exit(1)
-
-
-def _print(outcome: Outcome, *, rehearsed: bool) -> None:
-    for step in outcome.steps:
-        if "reached" in step:
-            facts = step["facts"]
-            assert isinstance(facts, Mapping)
-            told = ", ".join(f"{name} {value}" for name, value in facts.items() if _is_short(value))
-            out.print(f"{'would reach' if rehearsed else 'reached':>11}  {step['reached']:16} {escape(told)}")
-        for condition in _conditions(step):
-            mark = {True: "[green]ok[/]", False: "[red]no[/]", None: "[yellow]unknown[/]"}[condition["ok"]]
-            out.print(f"{'':11}  {mark} {escape(condition['name'])}: {escape(condition['why'])}")
-    if outcome.predicted is not None:
-        parts = ", ".join(f"{n} {s:.1f} s" for n, s in outcome.predicted.parts.items() if s >= 0.05)
-        out.print(f"writes would be refused for about {outcome.predicted.total_s:.1f} s: {parts}")
-    if outcome.blocked_s is not None:
-        out.print(f"writes were refused for {outcome.blocked_s:.1f} s")
-    for why in outcome.refusals:
-        out.print(f"[red]refused[/]  {escape(why)}")
-    if rehearsed:
-        out.print("rehearsed: nothing was changed; `tandem cutover run --execute` does it")
-    else:
-        out.print(f"[bold]{outcome.state}[/]: {MEANING[outcome.state]}")
 
 
 def _cohort(held: object) -> None:
@@ -227,16 +183,6 @@ def _cohort(held: object) -> None:
             f" {held['since']}; everybody writes to PostgreSQL",
             soft_wrap=True,
         )
-
-
-def _is_short(value: object) -> bool:
-    """What tells people something on one line; `--json` and the journal have all."""
-    return isinstance(value, int | float | str) and value is not False and len(str(value)) <= 40
-
-
-def _conditions(step: Mapping[str, object]) -> list[Any]:
-    found = step.get("conditions")
-    return list(found) if isinstance(found, list) else []
 
 
 def _picture(cutover: Mapping[str, Any], fence: Mapping[str, Any]) -> None:
@@ -260,9 +206,7 @@ def _picture(cutover: Mapping[str, Any], fence: Mapping[str, Any]) -> None:
     if aborted:
         grid.add_row("▶", "aborted", reached.get("aborted", "")[11:19], MEANING[State.ABORTED])
     out.print(grid)
-    for entry in cutover["entries"]:
-        if entry["what"] in ("failed", "fell back"):
-            out.print(f"{entry['at'][11:19]} {entry['what']}: {escape(str(entry['facts'].get('why', '')))}")
+    tell_failures(cutover["entries"])
     left = f", {fence['left_s']:.0f} s of its lease left" if fence["left_s"] is not None else ""
     out.print(f"the fence: {fence['standing']}{left}")
     if cutover["intent"]:

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from sync.cutover.budget import Numbers
 from sync.cutover.health import Pulse
 from sync.cutover.states import State, World
-
-#: what a step has to say of itself: it goes into the journal as it is
-Facts = Mapping[str, object]
-#: True when it is to end soon
-Stop = Callable[[], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One thing that has to be so. ok: None where it could not be found out."""
-
-    name: str
-    ok: bool | None
-    why: str
-
-    def as_dict(self) -> dict[str, object]:
-        """For the journal, and for `--json`."""
-        return {"name": self.name, "ok": self.ok, "why": self.why}
+from sync.passage import Condition, Facts, Stop
 
 
 class Actions(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from sync.passage import Predicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,27 +27,6 @@ class Numbers:
     session_workers: int = 1
     verify_s: float | None = 0.0
     flags_s: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """Seconds of each part, and what could not be measured."""
-
-    parts: Mapping[str, float]
-    unknown: tuple[str, ...] = field(default=())
-
-    @property
-    def total_s(self) -> float:
-        """All parts one after the other."""
-        return sum(self.parts.values())
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        return {
-            "seconds": round(self.total_s, 1),
-            "parts": {name: round(seconds, 1) for name, seconds in self.parts.items()},
-            "unknown": list(self.unknown),
-        }
 
 
 #: what any drain takes: a marker through Debezium, Kafka and the consumers
@@ -75,19 +55,3 @@ def predict(numbers: Numbers) -> Predicted:
         "flags": numbers.flags_s,
     }
     return Predicted(parts, tuple(dict.fromkeys(unknown)))
-
-
-def over(predicted: Predicted, most_s: float) -> str | None:
-    """Why a cutover does not begin; None: it fits."""
-    if predicted.unknown:
-        return (
-            f"it cannot be said how long writes would be refused: {', '.join(predicted.unknown)} is not known"
-        )
-    if predicted.total_s > most_s:
-        parts = ", ".join(
-            f"{name} {seconds:.1f} s" for name, seconds in predicted.parts.items() if seconds >= 0.05
-        )
-        return (
-            f"writes would be refused for about {predicted.total_s:.1f} s ({parts}); {most_s:g} s are allowed"
-        )
-    return None

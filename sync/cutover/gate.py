@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sync.cutover.actions import Condition
+from sync.passage import Condition
 
 #: tables that are named
 _SHOWN = 4

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from connectors.errors import GateClosed, Kind, OverBudget, Stopped, SyncError, TakenOver
 from sync.cutover import budget, health, states
-from sync.cutover.actions import Actions, Condition, Facts
+from sync.cutover.actions import Actions
 from sync.cutover.health import Pulse, Tolerance
-from sync.cutover.states import At, State
+from sync.cutover.states import MEANING, At, State
+from sync.passage import Condition, Facts, Outcome
 
 Tell = Callable[..., None]
 
@@ -37,34 +38,6 @@ class Limits:
     tries: int = 5
     pause_s: float = 1.0
     tolerance: Tolerance = field(default_factory=Tolerance)
-
-
-@dataclass
-class Outcome:
-    """How far it came. refusals: why it does not go on. blocked_s: for how long writes were refused, None: not at
-    all; predicted: what was said before."""
-
-    state: State
-    refusals: list[str] = field(default_factory=list)
-    predicted: budget.Predicted | None = None
-    blocked_s: float | None = None
-    steps: list[dict[str, object]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether it came as far as it was to come."""
-        return not self.refusals
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        return {
-            "state": str(self.state),
-            "meaning": states.MEANING[self.state],
-            "refusals": list(self.refusals),
-            "predicted": self.predicted.as_dict() if self.predicted else None,
-            "blocked_s": None if self.blocked_s is None else round(self.blocked_s, 2),
-            "steps": list(self.steps),
-        }
 
 
 class _Keeper:
@@ -156,9 +129,9 @@ class Machine:
         self.journal, self.actions, self.limits, self.tell = journal, actions, limits, tell
         self.at, self.baseline, self._stop = at, baseline, stop
         self._keeper = _Keeper(actions, limits, tell)
-        self.outcome = Outcome(at.state)
+        self.outcome = Outcome(at.state, MEANING)
 
-    def run(self, until: State = State.DONE) -> Outcome:
+    def run(self, until: State = State.DONE) -> Outcome[State]:
         """Go on from where it is, up to this state. Never raises for what the outside does: it is in the outcome."""
         try:
             while self.at.state is not until and (goal := states.after(self.at.state)) is not None:
@@ -172,7 +145,7 @@ class Machine:
         self.outcome.state = self.at.state
         return self.outcome
 
-    def resume(self, found: states.Resume, until: State = State.DONE) -> Outcome:
+    def resume(self, found: states.Resume, until: State = State.DONE) -> Outcome[State]:
         """Go on after a crash. Where that is before the fence, what stands of it is taken away first."""
         try:
             self._go_on(found)
@@ -194,7 +167,7 @@ class Machine:
                 self.actions.renew()
                 self._keeper.watch()
 
-    def rehearse(self) -> Outcome:
+    def rehearse(self) -> Outcome[State]:
         """Every step, by actions that change nothing: all refusals, not the first one only."""
         while (goal := states.after(self.at.state)) is not None:
             try:
@@ -212,7 +185,7 @@ class Machine:
         self.outcome.refusals = list(dict.fromkeys(self.outcome.refusals))
         return self.outcome
 
-    def go_back(self) -> Outcome:
+    def go_back(self) -> Outcome[State]:
         """Back to PostgreSQL. The caller has asked `states.abort`."""
         had = self.at.intent or self.at.state
         try:
@@ -308,7 +281,7 @@ class Machine:
     def _demand_budget(self) -> None:
         predicted = budget.predict(self.actions.numbers())
         self.outcome.predicted = predicted
-        if why := budget.over(predicted, self.limits.max_blocked_s):
+        if why := predicted.over(self.limits.max_blocked_s):
             raise OverBudget(why, remedy="wait until it is less, or allow more with --max-blocked")
 
     # -- the journal ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sync.cutover.actions import Condition
+from sync.passage import Condition
 
 Part = Mapping[str, Any]
 #: numbers older than this say nothing about now

@@ -3,60 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from connectors.errors import GateClosed, Kind, OverBudget, Stopped, SyncError, TakenOver
+from sync.passage import Condition, Facts, Outcome, Predicted, Stop
 from sync.rollback import states
 from sync.rollback.states import At, State, World
 
-Facts = Mapping[str, object]
-Stop = Callable[[], bool]
 Tell = Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One thing that has to be so. ok: None where it could not be found out."""
-
-    name: str
-    ok: bool | None
-    why: str
-
-    def as_dict(self) -> dict[str, object]:
-        """For the journal, and for `--json`."""
-        return {"name": self.name, "ok": self.ok, "why": self.why}
-
-
-@dataclass(frozen=True, slots=True)
-class Predicted:
-    """For how long writes will be refused. parts: seconds of each. unknown: what could not be measured."""
-
-    parts: Mapping[str, float]
-    unknown: tuple[str, ...] = ()
-
-    @property
-    def total_s(self) -> float:
-        """All parts one after the other."""
-        return sum(self.parts.values())
-
-    def over(self, most_s: float) -> str | None:
-        """Why it does not begin; None: it fits."""
-        if self.unknown:
-            return (
-                f"it cannot be said how long writes would be refused: {', '.join(self.unknown)} is not known"
-            )
-        if self.total_s > most_s:
-            return f"writes would be refused for about {self.total_s:.1f} s; {most_s:g} s are allowed"
-        return None
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        parts = {name: round(seconds, 1) for name, seconds in self.parts.items()}
-        return {"seconds": round(self.total_s, 1), "parts": parts, "unknown": list(self.unknown)}
 
 
 class Actions(Protocol):
@@ -85,34 +43,6 @@ class Journal(Protocol):
         """Append, and set what holds now."""
 
 
-@dataclass
-class Outcome:
-    """How far it came. refusals: why it does not go on. blocked_s: for how long writes were refused, as far as this
-    controller saw it; None: not at all."""
-
-    state: State
-    refusals: list[str] = field(default_factory=list)
-    predicted: Predicted | None = None
-    blocked_s: float | None = None
-    steps: list[dict[str, object]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether it came as far as it was to come."""
-        return not self.refusals
-
-    def as_dict(self) -> dict[str, object]:
-        """For `--json`."""
-        return {
-            "state": str(self.state),
-            "meaning": states.MEANING[self.state],
-            "refusals": list(self.refusals),
-            "predicted": self.predicted.as_dict() if self.predicted else None,
-            "blocked_s": None if self.blocked_s is None else round(self.blocked_s, 2),
-            "steps": list(self.steps),
-        }
-
-
 @dataclass(frozen=True, slots=True)
 class Limits:
     """max_blocked_s: for how long writes may be refused before the flags turn; then they are let in again. tries: of an
@@ -139,9 +69,9 @@ class Machine:
         self.journal, self.actions, self.limits, self.tell, self.at = journal, actions, limits, tell, at
         self._stop = stop
         self._since: float | None = None
-        self.outcome = Outcome(at.state)
+        self.outcome = Outcome(at.state, states.MEANING)
 
-    def run(self, until: State = State.DONE) -> Outcome:
+    def run(self, until: State = State.DONE) -> Outcome[State]:
         """Go on from where it is, up to this state. Never raises for what the outside does: it is in the outcome."""
         try:
             while self.at.state is not until and (goal := states.after(self.at.state)) is not None:
@@ -153,7 +83,7 @@ class Machine:
         self.outcome.state = self.at.state
         return self.outcome
 
-    def resume(self, found: states.Resume, until: State = State.DONE) -> Outcome:
+    def resume(self, found: states.Resume, until: State = State.DONE) -> Outcome[State]:
         """Go on after a crash."""
         try:
             if found.at is not self.at.state:
@@ -168,7 +98,7 @@ class Machine:
             return self.outcome
         return self.run(until)
 
-    def rehearse(self) -> Outcome:
+    def rehearse(self) -> Outcome[State]:
         """What stands in the way, and for how long writes would be refused. Nothing is changed."""
         try:
             conditions = self.actions.conditions(State.CHECKED)
@@ -183,7 +113,7 @@ class Machine:
         self.outcome.state = State.PLANNED
         return self.outcome
 
-    def give_up(self) -> Outcome:
+    def give_up(self) -> Outcome[State]:
         """Back to MongoDB. The caller has asked `states.abort`."""
         try:
             self._write("begins", State.ABORTED, intent=State.ABORTED)

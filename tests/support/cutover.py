@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from connectors.errors import FenceLapsed, ServerGone, TakenOver
-from sync.cutover.actions import Condition, Facts, Stop
 from sync.cutover.budget import Numbers
 from sync.cutover.health import Pulse
-from sync.cutover.machine import Limits, Machine, Outcome
+from sync.cutover.machine import Limits, Machine
 from sync.cutover.states import At, State, World, abort, resume
+from sync.passage import Condition, Facts, Outcome, Stop
 
 
 class Died(BaseException):
@@ -169,7 +169,7 @@ class Controllers:
             journal, actions, limits or Limits(lease_s=1_000, pause_s=0), lambda *_, **__: None, at
         )
 
-    def resumed(self, actions: FakeActions) -> Outcome | str:
+    def resumed(self, actions: FakeActions) -> Outcome[State] | str:
         """`tandem cutover resume`."""
         machine = self.machine(actions)
         found = resume(machine.at, actions.world())
@@ -177,7 +177,7 @@ class Controllers:
             return found
         return machine.resume(found)
 
-    def aborted(self, actions: FakeActions) -> Outcome | str:
+    def aborted(self, actions: FakeActions) -> Outcome[State] | str:
         """`tandem cutover abort`."""
         machine = self.machine(actions)
         why = abort(machine.at, actions.world())

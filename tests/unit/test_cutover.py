@@ -11,8 +11,9 @@ from connectors.errors import ServerGone, TargetNotReady
 from sync.cutover import budget, health
 from sync.cutover.budget import Numbers
 from sync.cutover.health import Pulse, Tolerance
-from sync.cutover.machine import Limits, Outcome
+from sync.cutover.machine import Limits
 from sync.cutover.states import ORDER, At, State, World, abort, after, resume, writes_refused
+from sync.passage import Outcome
 from tests.support.cutover import Controllers, Died, FakeActions, Place
 
 
@@ -275,7 +276,7 @@ def test_writes_are_refused_from_the_fence_until_the_flags() -> None:
     ],
 )
 def test_the_time_is_predicted_or_said_to_be_unknown(numbers: Numbers, most: float, why: str | None) -> None:
-    found = budget.over(budget.predict(numbers), most)
+    found = budget.predict(numbers).over(most)
     assert (found is None) is (why is None)
     assert why is None or why in str(found)
 

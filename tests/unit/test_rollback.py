@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from connectors.errors import Disagreement, ServerGone
+from sync.passage import Condition, Facts, Outcome, Predicted, Stop
 from sync.rollback import states
-from sync.rollback.machine import Condition, Facts, Limits, Machine, Outcome, Predicted, Stop
+from sync.rollback.machine import Limits, Machine
 from sync.rollback.states import At, State, World
 
 
@@ -124,12 +125,12 @@ class Controllers:
     def machine(self, actions: FakeActions, limits: Limits | None = None) -> Machine:
         return Machine(self, actions, limits or Limits(pause_s=0), lambda *_, **__: None, self.at())
 
-    def resumed(self) -> Outcome | str:
+    def resumed(self) -> Outcome[State] | str:
         actions = self.actions()
         found = states.resume(self.at(), actions.world())
         return found if isinstance(found, str) else self.machine(actions).resume(found)
 
-    def given_up(self) -> Outcome | str:
+    def given_up(self) -> Outcome[State] | str:
         actions = self.actions()
         why = states.abort(self.at(), actions.world())
         return why if why is not None else self.machine(actions).give_up()
