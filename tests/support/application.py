@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Application:
         threads: int = 2,
     ) -> None:
         self.dsn, self.file, self.flag = dsn, file, flag
+        self._said = False
         self.uri, self.database = mongodb_uri, database
         self.client: MongoClient[dict[str, Any]] = MongoClient(mongodb_uri)
         self.users = self.client.get_database(database, write_concern=WriteConcern("majority"))["users"]
@@ -76,9 +78,11 @@ class Application:
 
     @property
     def on_mongo(self) -> bool:
-        """As the flag file says now."""
-        found = json.loads(self.file.read_text(encoding="utf-8"))["flags"][self.flag]
-        return bool(found["variants"][found["defaultVariant"]])
+        """As the flag file says now; while it is not there, as it said last, which is what flagd does."""
+        with suppress(FileNotFoundError):
+            found = json.loads(self.file.read_text(encoding="utf-8"))["flags"][self.flag]
+            self._said = bool(found["variants"][found["defaultVariant"]])
+        return self._said
 
     def lost(self) -> list[str]:
         """Writes that were acknowledged and are not where the application looks now."""
