@@ -36,7 +36,7 @@ from connectors.postgres.client import Session, connect
 from connectors.postgres.fence import Fence
 from connectors.rsync.program import Rsync
 from connectors.services import answers
-from sync import app, back, proof, steps
+from sync import app, back, passage, proof, steps
 from sync.cutover import gate, states
 from sync.cutover.budget import Numbers
 from sync.cutover.health import Pulse, Tolerance
@@ -47,7 +47,7 @@ from sync.files.copy import Pass
 from sync.files.state import State as Copied
 from sync.lag.judge import LagReport
 from sync.lag.watch import LagWatch
-from sync.passage import Condition, Facts, Outcome, Stop
+from sync.passage import Condition, Facts, Forgotten, Outcome, Stop
 from sync.settings import Settings
 
 Log = Callable[..., None]
@@ -506,19 +506,12 @@ class Rehearsal(Live):
         return {}
 
 
-class _NoJournal:
-    """A rehearsal is written down nowhere."""
-
-    def write(self, entry: dict[str, Any], **fields: object) -> None:
-        """Forgotten."""
-
-
 # -- the commands ----------------------------------------------------------------------------------------------------
 def plan(settings: Settings, log: Log) -> Outcome[State]:
     """What `run` would do, and for how long writes would be refused. Changes nothing."""
     with ExitStack() as stack:
         actions = Rehearsal(settings, "rehearsal", stack, log)
-        machine = Machine(_NoJournal(), actions, _limits(settings), log, At(State.PLANNED))
+        machine = Machine(Forgotten(), actions, _limits(settings), log, At(State.PLANNED))
         return machine.rehearse()
 
 
@@ -587,20 +580,14 @@ def status(settings: Settings) -> dict[str, object]:
 def told(known: Document) -> dict[str, object]:
     """A journal for people and for JSON."""
     at = at_of(known)
-    following = states.after(at.state)
-    return {
-        "run": known["run"],
-        "state": str(at.state),
-        "meaning": states.MEANING[at.state],
-        "intent": None if at.intent is None else str(at.intent),
-        "next": None if following is None else str(following),
-        "began": known["began"].isoformat(timespec="seconds"),
-        "writes_refused": states.writes_refused(at.state),
-        "controller": known.get("owner"),
-        "entries": [
-            {**entry, "at": entry["at"].isoformat(timespec="milliseconds")} for entry in known["entries"]
-        ],
-    }
+    return passage.told(
+        known,
+        at.state,
+        at.intent,
+        states.after(at.state),
+        states.MEANING[at.state],
+        refused=states.writes_refused(at.state),
+    )
 
 
 def shown(settings: Settings, timeout_ms: int) -> dict[str, object] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 #: what a step has to say of itself: it goes into the journal as it is
 Facts = Mapping[str, object]
@@ -90,3 +90,36 @@ class Outcome(Generic[S]):
             "blocked_s": None if self.blocked_s is None else round(self.blocked_s, 2),
             "steps": list(self.steps),
         }
+
+
+class Journal(Protocol):
+    """Where each step is written down. `connectors.mongo.journal`, or `Forgotten` for a rehearsal."""
+
+    def write(self, entry: dict[str, Any], **fields: object) -> None:
+        """Append, and set what holds now."""
+
+
+class Forgotten:
+    """A rehearsal is written down nowhere."""
+
+    def write(self, entry: dict[str, Any], **fields: object) -> None:
+        """Nothing."""
+
+
+def told(
+    known: Mapping[str, Any], state: S, intent: S | None, following: S | None, meaning: str, *, refused: bool
+) -> dict[str, object]:
+    """A journal for people and for JSON. following: what comes next; refused: whether writes are."""
+    return {
+        "run": known["run"],
+        "state": str(state),
+        "meaning": meaning,
+        "intent": None if intent is None else str(intent),
+        "next": None if following is None else str(following),
+        "began": known["began"].isoformat(timespec="seconds"),
+        "writes_refused": refused,
+        "controller": known.get("owner"),
+        "entries": [
+            {**entry, "at": entry["at"].isoformat(timespec="milliseconds")} for entry in known["entries"]
+        ],
+    }

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
-from typing import Any
 
 from connectors.errors import CutoverState, Disagreement, NotComplete, ServerGone, SyncError
 from connectors.mongo import client as mongo
@@ -18,9 +17,9 @@ from connectors.mongo.client import Document
 from connectors.mongo.transaction import Transactions
 from connectors.postgres.client import Session, connect
 from connectors.postgres.fence import Fence
-from sync import app, back, controller, steps, story
+from sync import app, back, controller, passage, steps, story
 from sync.cutover import states as forward
-from sync.passage import Condition, Facts, Outcome, Predicted, Stop
+from sync.passage import Condition, Facts, Forgotten, Outcome, Predicted, Stop
 from sync.rollback import states
 from sync.rollback.machine import Limits, Machine
 from sync.rollback.states import At, State, World
@@ -257,18 +256,11 @@ def take_away(settings: Settings, log: Log, *, drop_collections: bool, execute: 
 
 
 # -- the commands ------------------------------------------------------------------------------------------------
-class _NoJournal:
-    """A rehearsal is written down nowhere."""
-
-    def write(self, entry: dict[str, Any], **fields: object) -> None:
-        """Forgotten."""
-
-
 def plan(settings: Settings, log: Log) -> Outcome[State]:
     """What `run` would do, and for how long writes would be refused. Changes nothing."""
     with ExitStack() as stack:
         actions = Live(settings, "rehearsal", stack, log)
-        return Machine(_NoJournal(), actions, _limits(settings), log, At(State.PLANNED)).rehearse()
+        return Machine(Forgotten(), actions, _limits(settings), log, At(State.PLANNED)).rehearse()
 
 
 def run(
@@ -317,18 +309,14 @@ def status(settings: Settings) -> dict[str, object] | None:
 
 def _told(known: Document) -> dict[str, object]:
     at = _at(known)
-    following = states.after(at.state)
-    return {
-        "run": known["run"],
-        "state": str(at.state),
-        "meaning": states.MEANING[at.state],
-        "intent": None if at.intent is None else str(at.intent),
-        "next": None if following is None else str(following),
-        "began": known["began"].isoformat(timespec="seconds"),
-        "writes_refused": states.writes_refused(at.state),
-        "controller": known.get("owner"),
-        "entries": [{**e, "at": e["at"].isoformat(timespec="milliseconds")} for e in known["entries"]],
-    }
+    return passage.told(
+        known,
+        at.state,
+        at.intent,
+        states.after(at.state),
+        states.MEANING[at.state],
+        refused=states.writes_refused(at.state),
+    )
 
 
 def _at(known: Document) -> At:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from kafka import TopicPartition
 
 from connectors.events import Record
+from connectors.kafka import clients
 from connectors.kafka.clients import reader
 from connectors.kafka.errors import translated
 from connectors.positions import Partition
@@ -22,9 +23,7 @@ class AssignedConsumer:
         self._consumer = reader(endpoint, name, 10_000, max_partition_fetch_bytes=4 << 20)
         with translated(endpoint):
             self._consumer.assign([TopicPartition(*p) for p in sorted(self._mine)])
-            for partition in self._mine:  # nothing is read before it is placed
-                self._consumer.pause(TopicPartition(*partition))
-                self._consumer.seek(TopicPartition(*partition), 0)
+            clients.place(self._consumer, dict.fromkeys(self._mine))  # nothing is read before it is placed
 
     def close(self) -> None:
         """Close the connection."""
@@ -37,24 +36,13 @@ class AssignedConsumer:
     def place(self, offsets: Mapping[Partition, int | None]) -> None:
         """Go on at these offsets; None: do not read this partition for now."""
         with translated(self.endpoint):
-            for partition, offset in offsets.items():
-                tp = TopicPartition(*partition)
-                if offset is None:
-                    self._consumer.pause(tp)
-                    self._consumer.seek(tp, 0)
-                else:
-                    self._consumer.seek(tp, offset)
-                    self._consumer.resume(tp)
+            clients.place(self._consumer, offsets)
 
     def poll(self, timeout_ms: int, most: int) -> dict[Partition, list[Record]]:
         """Up to `most` records, per partition in their order. Raises Unavailable, EventsExpired."""
         with translated(self.endpoint):
             found = self._consumer.poll(timeout_ms=timeout_ms, max_records=most)
-        polled = {}
-        for tp, records in found.items():
-            home = Partition(tp.topic, tp.partition)
-            polled[home] = [Record(home, r.offset, r.key, r.value, r.timestamp) for r in records]
-        return polled
+        return clients.records_of(found)
 
     def position(self, partition: Partition) -> int:
         """The offset that would be read next; past markers of transactions, which are no records."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from kafka import KafkaConsumer
+from kafka import KafkaConsumer, TopicPartition
 
+from connectors.events import Record
 from connectors.kafka.errors import connecting
+from connectors.positions import Partition
 from connectors.settings import KafkaEndpoint
 
 Client = TypeVar("Client")
@@ -46,6 +49,28 @@ def reader(endpoint: KafkaEndpoint, name: str, timeout_ms: int, **config: Any) -
         metrics_enabled=False,
         **config,
     )
+
+
+def place(consumer: KafkaConsumer, offsets: Mapping[Partition, int | None]) -> None:
+    """Go on at these offsets; None: do not read this partition for now."""
+    for partition, offset in offsets.items():
+        tp = TopicPartition(*partition)
+        if offset is None:
+            consumer.pause(tp)
+            # a partition without any offset would make `position` and `poll` of all others fail
+            consumer.seek(tp, 0)
+        else:
+            consumer.seek(tp, offset)
+            consumer.resume(tp)
+
+
+def records_of(found: Mapping[TopicPartition, Sequence[Any]]) -> dict[Partition, list[Record]]:
+    """What a poll has brought, per partition in its order."""
+    polled = {}
+    for tp, records in found.items():
+        home = Partition(tp.topic, tp.partition)
+        polled[home] = [Record(home, r.offset, r.key, r.value, r.timestamp) for r in records]
+    return polled
 
 
 def _end(client: Any) -> None:

@@ -9,6 +9,7 @@ import kafka.errors as kafka_errors
 from kafka import ConsumerRebalanceListener, KafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from connectors.events import Record
+from connectors.kafka import clients
 from connectors.kafka.clients import made
 from connectors.kafka.errors import connecting, translated
 from connectors.positions import Partition
@@ -93,15 +94,7 @@ class GroupConsumer:
     def place(self, offsets: Mapping[Partition, int | None]) -> None:
         """Go on at these offsets; None: do not read this partition for now."""
         with translated(self.endpoint):
-            for partition, offset in offsets.items():
-                tp = TopicPartition(*partition)
-                if offset is None:
-                    self._consumer.pause(tp)
-                    # a partition without any offset would make `position` and `poll` of all others fail
-                    self._consumer.seek(tp, 0)
-                else:
-                    self._consumer.seek(tp, offset)
-                    self._consumer.resume(tp)
+            clients.place(self._consumer, offsets)
 
     def poll(self, timeout_ms: int, most: int) -> dict[Partition, list[Record]]:
         """Up to `most` records, per partition in their order; empty when none came in time. Raises Unavailable.
@@ -116,11 +109,7 @@ class GroupConsumer:
                 # a partition that was just assigned and has not been placed: nothing is committed, on purpose
                 self._changed()  # and whatever was fetched for others is read again from where MongoDB says
                 return {}
-        polled = {}
-        for tp, records in found.items():
-            home = Partition(tp.topic, tp.partition)
-            polled[home] = [Record(home, r.offset, r.key, r.value, r.timestamp) for r in records]
-        return polled
+        return clients.records_of(found)
 
     def position(self, partition: Partition) -> int:
         """The offset that would be read next; past markers of transactions, which are no records."""

@@ -9,23 +9,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
 
 from connectors.errors import GateClosed, Kind, OverBudget, Stopped, SyncError, TakenOver
 from sync.cutover import budget, health, states
 from sync.cutover.actions import Actions
 from sync.cutover.health import Pulse, Tolerance
 from sync.cutover.states import MEANING, At, State
-from sync.passage import Condition, Facts, Outcome
+from sync.passage import Condition, Facts, Journal, Outcome
 
 Tell = Callable[..., None]
-
-
-class Journal(Protocol):
-    """Where each step is written down. `connectors.mongo.journal`, or a copy in memory for a rehearsal."""
-
-    def write(self, entry: dict[str, Any], **fields: object) -> None:
-        """Append, and set what holds now."""
 
 
 @dataclass(frozen=True, slots=True)

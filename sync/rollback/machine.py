@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from connectors.errors import GateClosed, Kind, OverBudget, Stopped, SyncError, TakenOver
-from sync.passage import Condition, Facts, Outcome, Predicted, Stop
+from sync.passage import Condition, Facts, Journal, Outcome, Predicted, Stop
 from sync.rollback import states
 from sync.rollback.states import At, State, World
 
@@ -34,13 +34,6 @@ class Actions(Protocol):
 
     def open(self) -> None:
         """Let writes into MongoDB: back to before the fence."""
-
-
-class Journal(Protocol):
-    """Where each step is written down."""
-
-    def write(self, entry: dict[str, Any], **fields: object) -> None:
-        """Append, and set what holds now."""
 
 
 @dataclass(frozen=True, slots=True)
